@@ -1,0 +1,56 @@
+# One command each; CI and people call the same ones. `make` alone lists them.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS)
+.DEFAULT_GOAL := help
+.PHONY: help install serve test test-all check format bench train eval clean
+
+help:  ## List the commands.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# pip resolves torch from the constraints first, so that no later dependency can choose another build.
+$(VENV)/.serve: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hbridge needs Python 3.11 or newer")'
+	@echo "Setting up $(VENV): a few minutes the first time, nothing the next."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.serve
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.dev  ## Create the environment with everything for development.
+
+serve: $(VENV)/.serve  ## Serve hbridge-tiny on 127.0.0.1:8000 (HBRIDGE_HOST, HBRIDGE_PORT change it).
+	$(BIN)/hbridge serve
+
+test: $(VENV)/.dev  ## Run the fast tests.
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: $(VENV)/.dev  ## Run all tests.
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: $(VENV)/.dev  ## Lint, formatting, types and the walls between packages.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## Format and sort imports.
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## Measure on this machine; writes benchmarks/results/.
+	$(BIN)/python -m benchmarks.cpu
+
+train: $(VENV)/.dev  ## Train hbridge-tiny from nothing, or go on where it stopped.
+	$(BIN)/hbridge train --recipe tiny
+
+eval: $(VENV)/.dev  ## Score hbridge-tiny on held-out combinations; writes benchmarks/results/.
+	$(BIN)/hbridge eval
+
+clean:  ## Remove the environment and caches; runs/ stays.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,131 @@
+"""The only attention call: packed sequences of different lengths, never a padded mask from outside.
+
+Shapes: T packed query positions, S packed key positions, H query heads, K key heads, D head dim, B segments.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+Backend = Literal["sdpa", "plain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Which stretch of queries sees which stretch of keys; both packed in the same order.
+
+    Attributes:
+        q_lengths: Queries of each segment; they sum to T.
+        kv_lengths: Keys of each segment; they sum to S.
+        causal: Queries are the last positions of their keys, and see none after themselves.
+        backend: "sdpa" is PyTorch's kernel, a call for each shape of segment. "plain" pads inside and
+            multiplies matrices: for training on a CPU, where bfloat16 SDPA is slow backwards.
+    """
+
+    q_lengths: tuple[int, ...]
+    kv_lengths: tuple[int, ...]
+    causal: bool = False
+    backend: Backend = "sdpa"
+
+    @classmethod
+    def own(cls, lengths: tuple[int, ...], *, causal: bool = False, backend: Backend = "sdpa") -> "Segments":
+        """Let every segment see itself alone."""
+        return cls(lengths, lengths, causal, backend)
+
+
+def attend(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> Tensor:
+    """Attend within segments; query head h reads key head h // (H/K); scale 1/sqrt(D).
+
+    Returns:
+        [T, H, D].
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; grouped keys: Ainslie et al. 2023,
+    arXiv:2305.13245.
+    """
+    assert sum(segments.q_lengths) == q_THD.shape[0], "query lengths must cover the packed queries"
+    assert sum(segments.kv_lengths) == k_SKD.shape[0], "key lengths must cover the packed keys"
+    return BACKENDS[segments.backend](q_THD, k_SKD, v_SKD, segments)
+
+
+def _sdpa(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> Tensor:
+    q_starts = [0, *accumulate(segments.q_lengths)]
+    kv_starts = [0, *accumulate(segments.kv_lengths)]
+    same_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, shape in enumerate(zip(segments.q_lengths, segments.kv_lengths, strict=True)):
+        same_shape[shape].append(index)
+    out: list[Tensor] = [q_THD] * len(segments.q_lengths)
+    for (q_length, kv_length), indices in same_shape.items():
+        q_BHLD = torch.stack([q_THD[q_starts[i] : q_starts[i] + q_length] for i in indices]).transpose(1, 2)
+        k_BKLD = torch.stack([k_SKD[kv_starts[i] : kv_starts[i] + kv_length] for i in indices]).transpose(1, 2)
+        v_BKLD = torch.stack([v_SKD[kv_starts[i] : kv_starts[i] + kv_length] for i in indices]).transpose(1, 2)
+        mask = causal_mask(q_length, kv_length, q_THD.device) if segments.causal and q_length > 1 else None
+        grouped = q_BHLD.shape[1] != k_BKLD.shape[1]
+        a_BHLD = scaled_dot_product_attention(q_BHLD, k_BKLD, v_BKLD, attn_mask=mask, enable_gqa=grouped)
+        for i, a_HLD in zip(indices, a_BHLD, strict=True):
+            out[i] = a_HLD.transpose(0, 1)
+    return torch.cat(out)
+
+
+def _plain(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> Tensor:
+    (H, D), K = q_THD.shape[1:], k_SKD.shape[1]
+    q_BLHD = _padded(q_THD, segments.q_lengths)
+    k_BLKD = _padded(k_SKD, segments.kv_lengths)
+    v_BLKD = _padded(v_SKD, segments.kv_lengths)
+    B, Q, L = q_BLHD.shape[0], q_BLHD.shape[1], k_BLKD.shape[1]
+    q_BKGD = q_BLHD.reshape(B, Q, K, H // K, D).permute(0, 2, 3, 1, 4).reshape(B * K, H // K * Q, D)
+    k_BKDL = k_BLKD.permute(0, 2, 3, 1).reshape(B * K, D, L)
+    scores = (torch.bmm(q_BKGD, k_BKDL) * D**-0.5).view(B, K, H // K, Q, L)
+    if segments.causal or min(segments.kv_lengths) < L:
+        scores = scores.masked_fill(~_allowed(segments, Q, L, q_THD.device), float("-inf"))
+    weights = scores.softmax(-1).view(B * K, H // K * Q, L)
+    v_BKLD = v_BLKD.transpose(1, 2).reshape(B * K, L, D)
+    a_BLHD = torch.bmm(weights, v_BKLD).view(B, K, H // K, Q, D).permute(0, 3, 1, 2, 4).reshape(B, Q, H, D)
+    a_THD = a_BLHD.reshape(-1, H, D)
+    if min(segments.q_lengths) == Q:
+        return a_THD
+    return a_THD.index_select(0, _padding(segments.q_lengths)[1].to(a_THD.device))
+
+
+def _padded(x_TKD: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    if min(lengths) == max(lengths):
+        return x_TKD.view(len(lengths), lengths[0], *x_TKD.shape[1:])
+    into, _ = _padding(lengths)
+    return x_TKD.index_select(0, into.to(x_TKD.device)).view(len(lengths), max(lengths), *x_TKD.shape[1:])
+
+
+@lru_cache(maxsize=32)
+def _padding(lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Where each padded place takes its value from (padding repeats a real one), and the way back."""
+    starts_B1 = torch.tensor([0, *accumulate(lengths)][:-1])[:, None]
+    lengths_B1 = torch.tensor(lengths)[:, None]
+    place_L = torch.arange(max(lengths))
+    into_BL = starts_B1 + torch.minimum(place_L, (lengths_B1 - 1).clamp(min=0))
+    back_T = (place_L < lengths_B1).flatten().nonzero().flatten()
+    return into_BL.flatten(), back_T
+
+
+@lru_cache(maxsize=8)
+def _allowed(segments: Segments, Q: int, L: int, device: torch.device) -> Tensor:
+    kv_B = torch.tensor(segments.kv_lengths, device=device)
+    key_L = torch.arange(L, device=device)
+    allowed = (key_L < kv_B[:, None])[:, None, :].expand(-1, Q, -1)
+    if segments.causal:
+        first_B = kv_B - torch.tensor(segments.q_lengths, device=device)
+        last_BQ = first_B[:, None] + torch.arange(Q, device=device)
+        allowed = allowed & (key_L <= last_BQ[:, :, None])
+    return allowed[:, None, None]
+
+
+def causal_mask(q_length: int, kv_length: int, device: torch.device) -> Tensor:
+    """Say which keys each query sees when the queries are the last positions: [q_length, kv_length]."""
+    query = torch.arange(kv_length - q_length, kv_length, device=device)
+    return query[:, None] >= torch.arange(kv_length, device=device)
+
+
+BACKENDS = {"sdpa": _sdpa, "plain": _plain}

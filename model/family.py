@@ -1,0 +1,175 @@
+"""The contract of a model family, and the plain data that crosses it.
+
+A family is one kind of unified model. Everything above it (pipeline, engine, service) is written once.
+
+Shapes: C latent channels, Y and X latent rows and columns, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from PIL.Image import Image
+from torch import Tensor
+
+from model.prompt import Prompt, Task
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Size:
+    """A picture's size in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a loaded checkpoint can do; request schemas and /v1/capabilities are made from it.
+
+    Attributes:
+        tasks: What it answers to.
+        size_step: Sides are multiples of this many pixels.
+        min_side: Shortest side in pixels.
+        max_side: Longest side in pixels.
+        max_pixels: Most pixels in one picture.
+        default_size: Used when a request names none.
+        max_references: Most images an edit may bring.
+        max_images: Most images a question may bring.
+        max_prompt_tokens: Longest prompt, template and images included.
+        solvers: Names from model.flow.
+        num_inference_steps: Default number of flow steps.
+        guidance_scale: Default text guidance for generate.
+        edit_guidance_scale: Default text guidance for edit.
+        image_guidance_scale: Default image guidance for edit; 1 is off.
+        guidance_interval: Default interval in which guidance works.
+        guidance_clock: What the interval counts: flow time, or step index over number of steps.
+        grid: Name of the time grid in model.flow.
+    """
+
+    family: str
+    tasks: tuple[Task, ...]
+    size_step: int
+    min_side: int
+    max_side: int
+    max_pixels: int
+    default_size: Size
+    max_references: int
+    max_images: int
+    max_prompt_tokens: int
+    solvers: tuple[str, ...]
+    num_inference_steps: int
+    guidance_scale: float
+    edit_guidance_scale: float
+    image_guidance_scale: float
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_clock: Literal["time", "step"] = "time"
+    grid: str = "omnigen2"
+
+
+class Context(Protocol):
+    """What denoising may read of the understanding side and never changes; may be shared by rows."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions it covers."""
+        ...
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that its tensors hold."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where the flow of one picture begins.
+
+    Attributes:
+        latent_CYX: Pure noise, float32.
+        references: Latents [C,Y,X] of the reference images, sizes of their own.
+    """
+
+    latent_CYX: Tensor
+    references: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One (job, guidance branch) of a packed velocity call.
+
+    Attributes:
+        latent_CYX: The picture in the making.
+        time: Flow time in [0, 1]; 0 is pure noise.
+        context: From prefill.
+        references: Latents [C,Y,X]; empty in a branch that drops them.
+    """
+
+    latent_CYX: Tensor
+    time: float
+    context: Context
+    references: tuple[Tensor, ...] = ()
+
+
+class TextCache(Protocol):
+    """The growing keys and values of one answer, begun from a context."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions written so far."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRow:
+    """One answer of a packed text-decoding call: feed `token` at the end of `cache`."""
+
+    token: int
+    cache: TextCache
+
+
+class Family(Protocol):
+    """One loaded unified model. Packed calls take rows that differ in every way."""
+
+    config: Any
+    capabilities: Capabilities
+
+    def prefill(self, prompts: Sequence[Prompt]) -> list[Context]:
+        """Run the understanding side once over each prompt, packed."""
+        ...
+
+    def start(self, size: Size, references: Sequence[Image], seed: int) -> Start:
+        """Draw noise on the CPU from the seed and encode the reference images."""
+        ...
+
+    def velocity(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Predict d latent / d time of every row, float32 [C,Y,X] each, in one packed call."""
+        ...
+
+    def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        """Turn latents [C,Y,X] into pictures [3,H,W] in [0, 1]."""
+        ...
+
+    def begin_answer(self, context: Context) -> tuple[TextCache, Tensor]:
+        """Open an answer on the context of an understand prompt: its cache and its first logits [V]."""
+        ...
+
+    def next_tokens(self, rows: Sequence[TextRow]) -> Tensor:
+        """Feed one token per row, grow the rows' caches, return the logits [rows, V]."""
+        ...
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Turn answer tokens into words."""
+        ...
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        ...
+
+    def output_size(self, references: Sequence[Image]) -> Size:
+        """The size that an edit of these images gets when the request names none."""
+        ...

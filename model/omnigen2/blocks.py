@@ -1,0 +1,175 @@
+"""Blocks of the OmniGen2 transformer over packed tokens; the bridged network uses them too.
+
+Shapes: B segments, T packed tokens, h width, e time width, H query heads, K key heads, D head dim, E half
+of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.attention import Backend, Segments, attend
+from model.layers import GatedFeedForward, RMSNorm
+from model.omnigen2.config import OmniGen2Config
+from model.rope import axial_table, rotate_pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Packed tokens on their way through blocks: who sees whom, whose time modulates whom, where they stand.
+
+    Attributes:
+        segments: Each segment attends to itself and has one modulation.
+        segment_T: The segment of each token; None when all segments are equally long.
+        cos_TE: Rotation table of the tokens; sin_TE likewise.
+    """
+
+    segments: Segments
+    segment_T: Tensor | None
+    cos_TE: Tensor
+    sin_TE: Tensor
+
+    @classmethod
+    def of(
+        cls, lengths: tuple[int, ...], ids_T3: Tensor, config: OmniGen2Config, like: Tensor, backend: Backend
+    ) -> "Stream":
+        """Prepare everything that the blocks of one call share.
+
+        Args:
+            lengths: Tokens of each segment.
+            ids_T3: Position ids on the CPU.
+            config: Of the network that the tokens go through.
+            like: Gives the device and dtype.
+            backend: Of the attention.
+        """
+        cos_TE, sin_TE = axial_table(ids_T3.to(like.device), config.axes_dim_rope, config.rope_theta)
+        segment_T = None
+        if min(lengths) < max(lengths):
+            repeats_B = torch.tensor(lengths, device=like.device)
+            segment_T = torch.repeat_interleave(repeats_B, output_size=sum(lengths))
+        segments = Segments.own(lengths, backend=backend)
+        return cls(segments, segment_T, cos_TE.to(like.dtype), sin_TE.to(like.dtype))
+
+    def norm(self, norm: RMSNorm, x_Th: Tensor, factor_Bh: Tensor) -> Tensor:
+        """Normalise every token and multiply it by its segment's factor."""
+        return self.scale(norm.normalise(x_Th), norm.weight * factor_Bh)
+
+    def scale(self, x_Th: Tensor, factor_Bh: Tensor) -> Tensor:
+        """Multiply every token by its segment's factor."""
+        if self.segment_T is not None:
+            return x_Th * factor_Bh.index_select(0, self.segment_T)
+        return (torch.unflatten(x_Th, 0, (factor_Bh.shape[0], -1)) * factor_Bh[:, None]).flatten(0, 1)
+
+
+class Attention(nn.Module):
+    """Grouped attention with normalised queries and keys, rotated in interleaved pairs."""
+
+    def __init__(self, config: OmniGen2Config) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.to_q = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.to_k = nn.Linear(config.hidden_size, config.kv_width, bias=False)
+        self.to_v = nn.Linear(config.hidden_size, config.kv_width, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(config.hidden_size, config.hidden_size, bias=False)])
+        self.norm_q = RMSNorm(config.head_dim, eps=config.norm_eps)
+        self.norm_k = RMSNorm(config.head_dim, eps=config.norm_eps)
+
+    def project(self, u_Th: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return normalised queries [T, H, D] and keys [T, K, D], and values [T, K, D], not rotated."""
+        q_THD, k_TKD, v_TKD = (
+            linear(u_Th).unflatten(-1, (-1, self.head_dim)) for linear in (self.to_q, self.to_k, self.to_v)
+        )
+        return self.norm_q(q_THD), self.norm_k(k_TKD), v_TKD
+
+    def forward(self, u_Th: Tensor, stream: Stream) -> Tensor:
+        """Attend within the stream's segments."""
+        q_THD, k_TKD, v_TKD = self.project(u_Th)
+        q_THD = rotate_pairs(q_THD, stream.cos_TE, stream.sin_TE)
+        k_TKD = rotate_pairs(k_TKD, stream.cos_TE, stream.sin_TE)
+        out_Th: Tensor = self.to_out[0](attend(q_THD, k_TKD, v_TKD, stream.segments).flatten(1))
+        return out_Th
+
+
+Mix = Callable[[Attention, Tensor], Tensor]
+
+
+class Modulation(nn.Module):
+    """A block's first norm and the linear layer that makes its scales and gates from the time."""
+
+    def __init__(self, config: OmniGen2Config) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.time_width, 4 * config.hidden_size)
+        self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+
+    def forward(self, condition_Be: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return scale and gate of the attention half, then of the feed-forward half, ready to multiply."""
+        scale_1, gate_1, scale_2, gate_2 = self.linear(condition_Be).chunk(4, -1)
+        return 1 + scale_1, gate_1.tanh(), 1 + scale_2, gate_2.tanh()
+
+
+class ModulatedBlock(nn.Module):
+    """Attention and feed-forward with sandwich norms, scaled and gated by the flow time.
+
+    Source: Lumina-Image 2.0, Qin et al. 2025, arXiv:2503.21758, as OmniGen2 has it.
+    """
+
+    def __init__(self, config: OmniGen2Config) -> None:
+        super().__init__()
+        self.norm1 = Modulation(config)
+        self.attn = Attention(config)
+        self.norm2 = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.ffn_norm1 = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.feed_forward = GatedFeedForward(config.hidden_size, config.ffn_width)
+        self.ffn_norm2 = RMSNorm(config.hidden_size, eps=config.norm_eps)
+
+    def forward(self, x_Th: Tensor, condition_Be: Tensor, stream: Stream, mix: Mix | None = None) -> Tensor:
+        """Pass packed tokens through.
+
+        Args:
+            x_Th: Tokens.
+            condition_Be: silu of the time embedding, one for each segment.
+            stream: Their packing.
+            mix: What to do with the attention layer and its input; None attends within the stream.
+        """
+        scale_1, gate_1, scale_2, gate_2 = self.norm1(condition_Be)
+        u_Th = stream.norm(self.norm1.norm, x_Th, scale_1)
+        mixed_Th = self.attn(u_Th, stream) if mix is None else mix(self.attn, u_Th)
+        x_Th = x_Th + stream.norm(self.norm2, mixed_Th, gate_1)
+        fed_Th = self.feed_forward(stream.norm(self.ffn_norm1, x_Th, scale_2))
+        return x_Th + stream.norm(self.ffn_norm2, fed_Th, gate_2)
+
+
+class PlainBlock(nn.Module):
+    """The same block without time: scales and gates are 1."""
+
+    def __init__(self, config: OmniGen2Config) -> None:
+        super().__init__()
+        self.norm1 = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.attn = Attention(config)
+        self.norm2 = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.ffn_norm1 = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.feed_forward = GatedFeedForward(config.hidden_size, config.ffn_width)
+        self.ffn_norm2 = RMSNorm(config.hidden_size, eps=config.norm_eps)
+
+    def forward(self, x_Th: Tensor, stream: Stream) -> Tensor:
+        """Pass packed tokens through."""
+        x_Th = x_Th + self.norm2(self.attn(self.norm1(x_Th), stream))
+        fed_Th: Tensor = self.ffn_norm2(self.feed_forward(self.ffn_norm1(x_Th)))
+        return x_Th + fed_Th
+
+
+class OutputNorm(nn.Module):
+    """The last norm, scaled by the flow time, and the projection to patches."""
+
+    def __init__(self, config: OmniGen2Config) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=1e-6, elementwise_affine=False)
+        self.linear_1 = nn.Linear(config.time_width, config.hidden_size)
+        self.linear_2 = nn.Linear(config.hidden_size, config.patch_channels_out)
+
+    def forward(self, x_Th: Tensor, condition_Be: Tensor, stream: Stream) -> Tensor:
+        """Return patches [T, Z]."""
+        patches_TZ: Tensor = self.linear_2(stream.scale(self.norm(x_Th), 1 + self.linear_1(condition_Be)))
+        return patches_TZ

@@ -1,0 +1,231 @@
+"""The OmniGen2 family: text features of a language model condition a diffusion transformer.
+
+Shapes: L text tokens, F text feature width, C latent channels, Y and X latent rows and columns, H and W
+pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from model.errors import MissingCapability, PromptTooLong
+from model.family import Capabilities, Context, Row, Size, Start, TextCache, TextRow
+from model.flow import SOLVERS
+from model.images import output_size, resize_reference
+from model.latents import build_autoencoder, decode_latent, draw_noise, encode_references
+from model.omnigen2.config import LATENT_STRIDE, MAX_REFERENCES, OmniGen2CheckpointConfig, OmniGen2Config
+from model.omnigen2.layout import Images, axis_starts
+from model.omnigen2.transformer import OmniGen2Transformer
+from model.prompt import Prompt
+from model.qwen_vl.expert import QwenVL
+from model.qwen_vl.processor import Processor
+from model.qwen_vl.tokenizer import Tokenizer
+
+PROMPT_TEMPLATE = (
+    "<|im_start|>system\nYou are a helpful assistant that generates high-quality images based on user "
+    "instructions.<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n"
+)
+NO_ANSWERS = "omnigen2 answers no questions"
+MAX_PIXELS = 1024 * 1024
+MAX_REFERENCE_SIDE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TextContext:
+    """Text features [L, F] of one prompt."""
+
+    features_LF: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return self.features_LF.shape[0]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the features hold."""
+        return self.features_LF.nbytes
+
+
+class OmniGen2Module(nn.Module):
+    """Everything that has weights, under the names of the checkpoint's folders."""
+
+    def __init__(
+        self, transformer: OmniGen2Transformer, autoencoder: nn.Module | None, expert: QwenVL | None
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.vae = autoencoder
+        self.mllm = expert
+
+
+class OmniGen2:
+    """One loaded OmniGen2 checkpoint; parts that it lacks are refused when asked for.
+
+    Attributes:
+        module: All weights, under the names of the checkpoint's folders.
+        processor: Prompts to tokens; None without a language model.
+    """
+
+    def __init__(self, config: OmniGen2CheckpointConfig, tokenizer: Tokenizer | None) -> None:
+        self.config = config
+        self.transformer = OmniGen2Transformer(config.transformer)
+        autoencoder = None if config.vae is None else build_autoencoder(config.vae)
+        expert = None if config.mllm is None else QwenVL(config.mllm)
+        self.module = OmniGen2Module(self.transformer, autoencoder, expert)
+        self.capabilities = capabilities(config)
+        self.processor: Processor | None = None
+        if config.mllm is not None:
+            longest = self.capabilities.max_prompt_tokens
+            self.processor = Processor(
+                config.mllm, tokenizer, draw_template=PROMPT_TEMPLATE, max_prompt_tokens=longest
+            )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path | None) -> Self:
+        """Build from the parts' configs and the tokenizer in the folder's processor, weights unread.
+
+        Raises:
+            BadCheckpoint: A config or the tokenizer is not understood.
+        """
+        tokenizer = None if folder is None else Tokenizer.from_folder(folder / "processor")
+        return cls(OmniGen2CheckpointConfig.from_dict(config), tokenizer)
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Prompt]) -> list[Context]:
+        """Make the text features of each prompt; images are not shown to the language model.
+
+        Raises:
+            BadRequest: A prompt cannot be read; its subclasses say why.
+            MissingCapability: The checkpoint has no language model or tokenizer, or a prompt asks.
+        """
+        expert, processor = self.module.mllm, self.processor
+        if expert is None or processor is None:
+            raise MissingCapability("this checkpoint has no language model to read prompts")
+        if any(prompt.task == "understand" for prompt in prompts):
+            raise MissingCapability(NO_ANSWERS)
+        encoded = [processor.encode(prompt) for prompt in prompts]
+        return [TextContext(features_LF) for features_LF in expert.features(encoded)]
+
+    @torch.inference_mode()
+    def start(self, size: Size, references: Sequence[Image], seed: int) -> Start:
+        """Draw noise from the seed and encode references by the mean of their posterior.
+
+        Raises:
+            MissingCapability: References, and no autoencoder in the checkpoint.
+        """
+        bounds = {
+            "max_pixels": MAX_PIXELS,
+            "max_side": MAX_REFERENCE_SIDE,
+            "step": self.capabilities.size_step,
+        }
+        resized = [resize_reference(image, **bounds) for image in references]
+        noise_CYX = draw_noise(self.config.transformer.in_channels, size, LATENT_STRIDE, seed)
+        return Start(
+            latent_CYX=noise_CYX.to(self.transformer.x_embedder.weight.device),
+            references=encode_references(self.module.vae, resized),
+        )
+
+    @torch.inference_mode()
+    def velocity(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Predict d latent / d time of every row, float32 [C, Y, X] each, in one packed call.
+
+        Raises:
+            PromptTooLong: Text and references together go beyond the positions the model was made for.
+        """
+        texts = [cast(TextContext, row.context).features_LF for row in rows]
+        check_reach(rows, texts, self.config.transformer)
+        return cast(list[Tensor], self.transformer(rows, texts))
+
+    @torch.inference_mode()
+    def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        """Turn latents into pictures [3, H, W] in [0, 1]; as they are when the config has no autoencoder.
+
+        Raises:
+            MissingCapability: The config has an autoencoder and the checkpoint lacks its weights.
+        """
+        if self.config.vae is None:
+            return list(latents)
+        if self.module.vae is None:
+            raise MissingCapability("this checkpoint lacks the autoencoder's weights: it makes no pictures")
+        return [decode_latent(self.module.vae, latent_CYX) for latent_CYX in latents]
+
+    def begin_answer(self, context: Context) -> tuple[TextCache, Tensor]:
+        """Refuse: this family answers no questions.
+
+        Raises:
+            MissingCapability: Always.
+        """
+        raise MissingCapability(NO_ANSWERS)
+
+    def next_tokens(self, rows: Sequence[TextRow]) -> Tensor:
+        """Refuse: this family answers no questions.
+
+        Raises:
+            MissingCapability: Always.
+        """
+        raise MissingCapability(NO_ANSWERS)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Refuse: this family answers no questions.
+
+        Raises:
+            MissingCapability: Always.
+        """
+        raise MissingCapability(NO_ANSWERS)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """None: this family answers no questions."""
+        return frozenset()
+
+    def output_size(self, references: Sequence[Image]) -> Size:
+        """The size that an edit of these images gets when the request names none."""
+        return output_size(references, self.capabilities)
+
+
+def check_reach(rows: Sequence[Row], texts: Sequence[Tensor], config: OmniGen2Config) -> None:
+    """Refuse rows whose positions go beyond those the model was made for.
+
+    Raises:
+        PromptTooLong: Says how far they go.
+    """
+    grids = Images.of(rows, config.patch_size).references
+    for text_LF, references in zip(texts, grids, strict=True):
+        last = axis_starts(len(text_LF), references)[-1]
+        if last >= config.axes_lens[0]:
+            raise PromptTooLong(
+                f"prompt and references take {last + 1} positions, {config.axes_lens[0]} at most",
+                param="prompt",
+            )
+
+
+def capabilities(config: OmniGen2CheckpointConfig) -> Capabilities:
+    """Say what a checkpoint with these parts can do.
+
+    Source: OmniGen2, arXiv:2506.18871, published examples.
+    """
+    draws = config.vae is not None and config.mllm is not None
+    return Capabilities(
+        family="omnigen2",
+        tasks=("generate", "edit") if draws else (),
+        size_step=LATENT_STRIDE * config.transformer.patch_size,
+        min_side=64,
+        max_side=2048,
+        max_pixels=MAX_PIXELS,
+        default_size=Size(1024, 1024),
+        max_references=MAX_REFERENCES,
+        max_images=0,
+        max_prompt_tokens=config.transformer.axes_lens[0],
+        solvers=SOLVERS,
+        num_inference_steps=50,
+        guidance_scale=4.0,
+        edit_guidance_scale=5.0,
+        image_guidance_scale=2.0,
+        guidance_clock="step",
+    )

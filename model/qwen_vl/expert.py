@@ -1,0 +1,209 @@
+"""The understanding expert: Qwen2.5-VL with K/V of chosen layers, early stopping and packed prompts.
+
+Shapes: T packed tokens, L tokens of a prompt, R rows, C width, V vocabulary, P patches, E values of a patch,
+K key heads, D head dim.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.attention import Backend, Segments
+from model.errors import MissingCapability
+from model.family import TextRow
+from model.qwen_vl.branching import Branching
+from model.qwen_vl.config import QwenVLConfig
+from model.qwen_vl.context import KVContext, Recorder
+from model.qwen_vl.decoder import Decoder, Read, read_own
+from model.qwen_vl.kv_cache import KVCache
+from model.qwen_vl.token_prompt import ImagePatches, TokenPrompt, position_ids
+from model.qwen_vl.vision import VisionAttention, build_vision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """Prompts laid end to end, embedded, images in place."""
+
+    hidden_TC: Tensor
+    ids_T3: Tensor
+    lengths: tuple[int, ...]
+    next_ids: tuple[int, ...]
+
+
+class QwenVL(nn.Module):
+    """Reads prompts, answers questions, and hands out its keys and values.
+
+    Attributes:
+        num_prefilled_tokens: Tokens that `prefill` has read since it was made.
+        backend: How attention is computed; `use_backend` changes it.
+    """
+
+    def __init__(self, config: QwenVLConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_prefilled_tokens = 0
+        self.backend: Backend = "sdpa"
+        self.visual = None if config.vision is None else build_vision(config.vision)
+        self.model = Decoder(config)
+        tied = config.tie_word_embeddings
+        self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def use_backend(self, backend: Backend) -> None:
+        """Choose how attention is computed, in the vision tower too."""
+        self.backend = backend
+        for module in self.modules():
+            if isinstance(module, VisionAttention):
+                module.backend = backend
+
+    def prefill(
+        self, prompts: Sequence[TokenPrompt], *, keep: Sequence[int], logits: bool = False
+    ) -> list[KVContext]:
+        """Read prompts in one packed call.
+
+        Args:
+            keep: Layers whose keys and values are handed out, rising.
+            logits: Whether to go on to the logits of each prompt's next token; otherwise the last kept
+                layer stops at its keys and values.
+
+        Raises:
+            BadRequest: Images and placeholders do not match.
+            MissingCapability: Images for an expert without a vision tower.
+        """
+        packed = self.pack(prompts)
+        self.num_prefilled_tokens += sum(packed.lengths)
+        recorder = Recorder(keep, packed.lengths)
+        logits_RV: Sequence[Tensor | None] = [None] * len(prompts)
+        if logits:
+            features_TC = self._run(packed, recorder.read)
+            ends_R = torch.tensor(packed.lengths).cumsum(0) - 1
+            logits_RV = self.head(features_TC[ends_R.to(features_TC.device)]).float().unbind()
+        elif keep:
+            self._run(packed, recorder.read, until=max(keep))
+        ids = torch.split(packed.ids_T3, list(packed.lengths))
+        parts = enumerate(zip(ids, packed.next_ids, logits_RV, strict=True))
+        return [recorder.context(index, *part) for index, part in parts]
+
+    def next_tokens(self, rows: Sequence[TextRow]) -> Tensor:
+        """Feed one token per answer, grow the caches, return float32 logits [R, V].
+
+        Raises:
+            ValueError: Two rows share a cache, or a cache is not ours.
+        """
+        caches = [row.cache for row in rows if isinstance(row.cache, KVCache)]
+        if len({id(cache) for cache in caches}) != len(rows):
+            raise ValueError("each row needs a cache of its own, made by begin_answer")
+        device = self.model.embed_tokens.weight.device
+        tokens_R = torch.tensor([row.token for row in rows], device=device)
+        ids_R3 = torch.tensor([[cache.next_id] * 3 for cache in caches], device=device)
+        segments = Segments(
+            (1,) * len(rows),
+            tuple(cache.num_tokens + 1 for cache in caches),
+            causal=True,
+            backend=self.backend,
+        )
+        features_RC = self.model(self.model.embed_tokens(tokens_R), ids_R3, segments, _grow(caches))
+        for cache in caches:
+            cache.commit(1)
+        return self.head(features_RC).float()
+
+    def features(self, prompts: Sequence[TokenPrompt]) -> list[Tensor]:
+        """Return the normed features [L, C] of every token."""
+        packed = self.pack(prompts)
+        features_TC = self._run(packed)
+        return list(torch.split(features_TC, list(packed.lengths)))
+
+    def logits(self, prompts: Sequence[TokenPrompt]) -> list[Tensor]:
+        """Return the logits [L, V] after every token."""
+        return [self.head(features_LC) for features_LC in self.features(prompts)]
+
+    def branch_features(
+        self, prompts: Sequence[TokenPrompt], branches: Sequence[Sequence[Sequence[int]]]
+    ) -> Tensor:
+        """Read several continuations of each prompt at once, each blind to the others.
+
+        Args:
+            prompts: Shared beginnings, images included.
+            branches: For each prompt, token ids of its continuations; text only.
+
+        Returns:
+            Normed features [T, C] of the branches' tokens, packed in order.
+        """
+        packed = self.pack(prompts)
+        device = packed.hidden_TC.device
+        tails = [
+            (next_id, tail)
+            for next_id, of_one in zip(packed.next_ids, branches, strict=True)
+            for tail in of_one
+        ]
+        tokens_T = torch.tensor([token for _, tail in tails for token in tail], device=device)
+        ids_T = torch.cat([torch.arange(next_id, next_id + len(tail)) for next_id, tail in tails]).to(device)
+        lengths = [[len(tail) for tail in of_one] for of_one in branches]
+        branching = Branching.of(packed.lengths, lengths, backend=self.backend)
+        features_TC: Tensor = self.model(
+            torch.cat([packed.hidden_TC, self.model.embed_tokens(tokens_T)]),
+            torch.cat([packed.ids_T3, ids_T[:, None].expand(-1, 3)]),
+            branching.segments,
+            branching.read,
+        )
+        return features_TC[sum(packed.lengths) :]
+
+    def head(self, features_TC: Tensor) -> Tensor:
+        """Turn normed features into logits."""
+        weight = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return nn.functional.linear(features_TC, weight)
+
+    def pack(self, prompts: Sequence[TokenPrompt]) -> Packed:
+        """Embed prompts end to end, all of their images in one call of the vision tower.
+
+        Raises:
+            BadRequest: Images and placeholders do not match.
+            MissingCapability: Images for an expert without a vision tower.
+        """
+        device = self.model.embed_tokens.weight.device
+        places = [position_ids(each.tokens, each.images, self.config.image_token_id) for each in prompts]
+        tokens_T = torch.tensor([token for each in prompts for token in each.tokens], device=device)
+        images = [image for each in prompts for image in each.images]
+        return Packed(
+            hidden_TC=self.embed(tokens_T, images),
+            ids_T3=torch.cat([ids_L3 for ids_L3, _ in places]).to(device),
+            lengths=tuple(len(each.tokens) for each in prompts),
+            next_ids=tuple(next_id for _, next_id in places),
+        )
+
+    def embed(self, tokens_T: Tensor, images: Sequence[ImagePatches]) -> Tensor:
+        """Embed tokens, and put image features in the place of their placeholders."""
+        hidden_TC: Tensor = self.model.embed_tokens(tokens_T)
+        if not images:
+            return hidden_TC
+        features_TC = self.see(images).to(hidden_TC.dtype)
+        return hidden_TC.masked_scatter((tokens_T == self.config.image_token_id)[:, None], features_TC)
+
+    def see(self, images: Sequence[ImagePatches]) -> Tensor:
+        """Return one feature per image token, all images packed.
+
+        Raises:
+            MissingCapability: There is no vision tower.
+        """
+        if self.visual is None or self.config.vision is None:
+            raise MissingCapability("this checkpoint's understanding expert reads no images")
+        merge = self.config.vision.spatial_merge_size
+        grid = torch.tensor([[1, image.rows * merge, image.columns * merge] for image in images])
+        weight = self.model.embed_tokens.weight
+        patches_PE = torch.cat([image.patches_PE for image in images]).to(weight.device, weight.dtype)
+        features_TC: Tensor = self.visual(patches_PE, grid_thw=grid).pooler_output
+        return features_TC
+
+    def _run(self, packed: Packed, read: Read = read_own, until: int | None = None) -> Tensor:
+        segments = Segments.own(packed.lengths, causal=True, backend=self.backend)
+        features_TC: Tensor = self.model(packed.hidden_TC, packed.ids_T3, segments, read, until)
+        return features_TC
+
+
+def _grow(caches: Sequence[KVCache]) -> Read:
+    def read(layer: int, k_RKD: Tensor, v_RKD: Tensor) -> tuple[Tensor, Tensor]:
+        grown = [cache.append(layer, k_RKD[i : i + 1], v_RKD[i : i + 1]) for i, cache in enumerate(caches)]
+        return torch.cat([k for k, _ in grown]), torch.cat([v for _, v in grown])
+
+    return read

@@ -1,0 +1,1 @@
+"""Serving: many requests at once, the wire, the operators. Imports the model, never the other way round."""

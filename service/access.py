@@ -1,0 +1,72 @@
+"""Around every request: an id, a log line, and its place in the metrics."""
+
+import logging
+import secrets
+import time
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import CLIENT_CLOSED_REQUEST
+from service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+TASKS = {"/v1/generate": "generate", "/v1/edit": "edit", "/v1/understand": "understand"}
+QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+
+
+class Access:
+    """Middleware that names, logs and counts requests; it reads no body and holds nothing back."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on and take note of its end."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        state["request_id"] = f"req-{secrets.token_hex(12)}"
+        # A request whose handler is cut off never sends a status.
+        status, begun = CLIENT_CLOSED_REQUEST, time.perf_counter()
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = state["request_id"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_named)
+        finally:
+            self._note(scope, status, time.perf_counter() - begun)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        code = scope["state"].get("error_code")
+        if scope["method"] == "POST" and (task := TASKS.get(scope["path"])):
+            self._metrics.answered(task, outcome_of(status), seconds)
+            if outcome_of(status) == "rejected":
+                self._metrics.rejected(code or "unknown")
+        fields = {
+            "request": scope["state"]["request_id"],
+            "method": scope["method"],
+            "path": scope["path"][:200],
+            "status": status,
+            "seconds": seconds,
+        }
+        level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
+        log.log(level, "request", extra=fields | ({"code": code} if code else {}))
+
+
+def outcome_of(status: int) -> str:
+    """Return a status in the metrics' words."""
+    if status == CLIENT_CLOSED_REQUEST:
+        return "cancelled"
+    if status < 400:
+        return "ok"
+    # 503 and 507 say no before or instead of the work, as 4xx do; 500 is a fault.
+    return "failed" if status == 500 else "rejected"

@@ -1,0 +1,144 @@
+"""From an engine's result to an answer on the wire."""
+
+import base64
+import time
+
+from model.images import encode_image
+from model.pipeline import Answered, Drawing, Drawn
+from service.engine.job import Finished, Job, LoadedModel, Timings
+from service.schemas.answers import (
+    AnswerUsage,
+    DrawingUsage,
+    GuidanceData,
+    ImageData,
+    ImagesAnswer,
+    Receipt,
+    TextAnswer,
+    TimingsData,
+)
+from service.schemas.drawing import DrawingBody
+from service.schemas.question import UnderstandRequest
+
+
+def image_files(asked: DrawingBody, drawn: Drawn) -> list[bytes]:
+    """Write the pictures as the files that were asked for."""
+    return [encode_image(image, asked.output_format, asked.output_compression) for image in drawn.images]
+
+
+def images_answer(model: LoadedModel, job: Job, asked: DrawingBody, finished: Finished) -> ImagesAnswer:
+    """Make the answer to a drawing."""
+    drawn, drawing = finished.result, job.work
+    assert isinstance(drawn, Drawn)
+    assert isinstance(drawing, Drawing)
+    return ImagesAnswer(
+        id=job.id,
+        created=int(time.time()),
+        model=model.id,
+        metadata=asked.metadata,
+        warnings=[],
+        images=_images(asked, drawn),
+        usage=_drawing_usage(drawn, finished.timings),
+        timings=_timings(finished.timings),
+        receipt=_receipt(model, job, drawing, drawn),
+    )
+
+
+def text_answer(model: LoadedModel, job: Job, asked: UnderstandRequest, finished: Finished) -> TextAnswer:
+    """Make the answer to a question."""
+    answered = finished.result
+    assert isinstance(answered, Answered)
+    return TextAnswer(
+        id=job.id,
+        created=int(time.time()),
+        model=model.id,
+        metadata=asked.metadata,
+        warnings=[],
+        answer=answered.text,
+        finish_reason="stop" if answered.finish_reason == "stop" else "length",
+        seed=answered.seed,
+        usage=_answer_usage(answered, finished.timings),
+        timings=_timings(finished.timings),
+    )
+
+
+def _images(asked: DrawingBody, drawn: Drawn) -> list[ImageData]:
+    files = image_files(asked, drawn)
+    return [
+        ImageData(
+            b64_json=base64.b64encode(file).decode(),
+            seed=seed,
+            width=image.width,
+            height=image.height,
+            mime_type=f"image/{asked.output_format}",
+        )
+        for file, seed, image in zip(files, drawn.seeds, drawn.images, strict=True)
+    ]
+
+
+def _drawing_usage(drawn: Drawn, timings: Timings) -> DrawingUsage:
+    usage = drawn.usage
+    return DrawingUsage(
+        prompt_tokens=usage.prompt_tokens,
+        cached_prompt_tokens=0,
+        prefilled_tokens=usage.prefilled_tokens,
+        device_seconds=timings.device_seconds,
+        image_tokens=usage.image_tokens,
+        steps=usage.steps,
+        network_calls=usage.network_calls,
+    )
+
+
+def _answer_usage(answered: Answered, timings: Timings) -> AnswerUsage:
+    usage = answered.usage
+    return AnswerUsage(
+        prompt_tokens=usage.prompt_tokens,
+        cached_prompt_tokens=0,
+        prefilled_tokens=usage.prefilled_tokens,
+        device_seconds=timings.device_seconds,
+        completion_tokens=usage.completion_tokens,
+    )
+
+
+def _timings(timings: Timings) -> TimingsData:
+    return TimingsData(
+        queue=timings.queue_seconds,
+        prefill=timings.prefill_seconds,
+        denoise=timings.denoise_seconds,
+        decode=timings.decode_seconds,
+        total=timings.total_seconds,
+    )
+
+
+def _receipt(model: LoadedModel, job: Job, drawing: Drawing, drawn: Drawn) -> Receipt:
+    can = model.family.capabilities
+    return Receipt(
+        task=job.task,
+        model=model.id,
+        family=can.family,
+        weights_sha256=model.weights_hash,
+        prompt=drawing.prompt,
+        negative_prompt=drawing.negative_prompt,
+        seed=drawn.seeds[0],
+        n=len(drawn.seeds),
+        size=str(drawn.size),
+        solver=drawing.solver,
+        grid=can.grid,
+        times=list(drawn.times),
+        guidance=_guidance(model, drawing, drawn),
+        acceleration="exact",
+        attention_backend=model.backend,
+        dtype=model.dtype,
+        device=model.device,
+    )
+
+
+def _guidance(model: LoadedModel, drawing: Drawing, drawn: Drawn) -> GuidanceData:
+    guidance = drawn.guidance
+    branches = guidance.all_branches(has_references=bool(drawing.images))
+    return GuidanceData(
+        text=guidance.text,
+        image=guidance.image,
+        interval=guidance.interval,
+        clock=model.family.capabilities.guidance_clock,
+        branches=[branch.value for branch in branches],
+    )

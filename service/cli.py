@@ -1,0 +1,219 @@
+"""The command line: serve, or one request without a server.
+
+Commands import what stands on PyTorch and diffusers only when they run: these take seconds, and `--help` or a
+mistyped option should not.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+
+from model.errors import ModelError
+from service import logs
+from service.settings import Settings
+
+app = typer.Typer(
+    help="One model that makes, edits and understands images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+screen = Console(stderr=True)
+
+USERS_FAULT = 2
+
+Model = Annotated[str | None, typer.Option(help="Checkpoint folder or short name (HBRIDGE_MODEL).")]
+Device = Annotated[str | None, typer.Option(help="PyTorch device, such as cpu or cuda:0 (HBRIDGE_DEVICE).")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (HBRIDGE_DTYPE).")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="File to write; png, jpg, jpeg or webp.")]
+Seed = Annotated[int | None, typer.Option(help="Drawn when left out; picture i uses seed + i.")]
+PictureSize = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels.")]
+Steps = Annotated[int | None, typer.Option(help="Flow steps; the model's default when left out.")]
+Scale = Annotated[float | None, typer.Option("--guidance", help="Text guidance; 1 is off.")]
+ImageScale = Annotated[float | None, typer.Option("--image-guidance", help="Image guidance; 1 is off.")]
+Negative = Annotated[str, typer.Option("--negative-prompt", help="What to lean away from.")]
+Count = Annotated[int, typer.Option("-n", "--n", min=1, max=8, help="Pictures from one prompt.")]
+Solver = Annotated[str, typer.Option(help="euler or dpmpp_2m.")]
+
+
+@contextmanager
+def users_faults() -> Iterator[None]:
+    """Say in a line what the user can change, and end with 2."""
+    try:
+        yield
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        _fail("settings: " + "; ".join(problems))
+    except (ModelError, OSError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    screen.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(USERS_FAULT)
+
+
+def settings_with(**given: Any) -> Settings:
+    """Return the environment's settings, changed by the options that were given."""
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (HBRIDGE_HOST).")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one (HBRIDGE_PORT).")
+    ] = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Serve the HTTP API. Options go before HBRIDGE_* in the environment."""
+    from service.loading import create_client  # noqa: PLC0415
+    from service.server import Server  # noqa: PLC0415
+
+    with users_faults():
+        settings = settings_with(host=host, port=port, model=model, device=device, dtype=dtype)
+        logs.configure(settings.log_format, settings.log_level)
+        server = Server(settings, create_client(settings))
+        asyncio.run(server.run_until_stopped(greet))
+
+
+def greet(url: str) -> None:
+    """Say where the service is."""
+    screen.print(
+        f"hbridge is ready at [link={url}]{url}[/] (documentation: {url}/docs)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    output: Output,
+    *,
+    seed: Seed = None,
+    size: PictureSize = None,
+    steps: Steps = None,
+    guidance: Scale = None,
+    negative_prompt: Negative = "",
+    n: Count = 1,
+    solver: Solver = "euler",
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Make pictures from words."""
+    from service import local  # noqa: PLC0415
+
+    with users_faults():
+        drawing = local.Drawing(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            size=local.read_size(size, is_edit=False) if size else None,
+            n=n,
+            seed=seed,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            solver=solver,
+        )
+        settings = settings_with(model=model, device=device, dtype=dtype)
+        local.draw_to_file(drawing, output, settings, screen)
+
+
+def edit(
+    image: Annotated[
+        list[Path], typer.Argument(help="The pictures to edit, then the instruction.", metavar="IMAGE...")
+    ],
+    prompt: Annotated[str, typer.Argument(help="What to change.")],
+    output: Output,
+    *,
+    seed: Seed = None,
+    size: PictureSize = None,
+    steps: Steps = None,
+    guidance: Scale = None,
+    image_guidance: ImageScale = None,
+    negative_prompt: Negative = "",
+    n: Count = 1,
+    solver: Solver = "euler",
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Make pictures from pictures and an instruction."""
+    from service import local  # noqa: PLC0415
+
+    with users_faults():
+        drawing = local.Drawing(
+            prompt=prompt,
+            images=tuple(local.read_image(path) for path in image),
+            negative_prompt=negative_prompt,
+            size=local.read_size(size, is_edit=True) if size else None,
+            n=n,
+            seed=seed,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            image_guidance_scale=image_guidance,
+            solver=solver,
+        )
+        settings = settings_with(model=model, device=device, dtype=dtype)
+        local.draw_to_file(drawing, output, settings, screen)
+
+
+def understand(
+    image: Annotated[list[Path], typer.Argument(help="The pictures, then the question.", metavar="IMAGE...")],
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    *,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest word every time.")] = 0.0,
+    seed: Seed = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Answer a question about pictures, on standard output."""
+    from service import local  # noqa: PLC0415
+
+    with users_faults():
+        settings = settings_with(model=model, device=device, dtype=dtype)
+        turn = local.Turn("user", (*(local.read_image(path) for path in image), question))
+        asked = local.Question(turns=(turn,), max_tokens=max_tokens, temperature=temperature, seed=seed)
+        typer.echo(local.ask(asked, settings, screen))
+
+
+# Every command of `hbridge`, by name.
+COMMANDS: dict[str, Callable[..., None]] = {
+    "serve": serve,
+    "generate": generate,
+    "edit": edit,
+    "understand": understand,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+TRAINING = ("train", "eval")
+
+
+def add_training() -> None:
+    """Add the commands of the training package, whose libraries are the extra `train`."""
+    from training.cli import examine, train  # noqa: PLC0415 - serving must not need the extra
+
+    app.command("train")(train)
+    app.command("eval")(examine)
+
+
+def main() -> None:
+    """Run the command line."""
+    if len(sys.argv) > 1 and sys.argv[1] in (*TRAINING, "--help"):
+        try:
+            add_training()
+        except ModuleNotFoundError as error:
+            if sys.argv[1] in TRAINING:
+                screen.print(f"[bold red]error:[/] {error}; install hbridge[train]", highlight=False)
+                sys.exit(USERS_FAULT)
+    app()

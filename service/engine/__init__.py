@@ -1,0 +1,1 @@
+"""Who works when, on which device; knows no web framework."""

@@ -1,0 +1,46 @@
+"""What the engine may say instead of a result.
+
+EngineError
+├── EngineUnavailable          nothing is taken in at the moment; says when to come back
+│   ├── EngineBusy             as many jobs wait as may wait
+│   ├── EngineNotReady         weights are not loaded or not warmed up
+│   └── EngineDraining         on its way down
+├── InsufficientMemory         this job alone did not fit
+└── JobFailed                  our fault; the words are in the log only
+"""
+
+
+class EngineError(Exception):
+    """Base of what the engine says instead of a result."""
+
+
+class EngineUnavailable(EngineError):
+    """Nothing is taken in at the moment.
+
+    Attributes:
+        retry_after_seconds: When asking again makes sense.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class EngineBusy(EngineUnavailable):
+    """As many jobs wait as may wait."""
+
+
+class EngineNotReady(EngineUnavailable):
+    """Weights are not loaded or not warmed up."""
+
+
+class EngineDraining(EngineUnavailable):
+    """The engine is on its way down and takes no more jobs."""
+
+
+class InsufficientMemory(EngineError):
+    """This job alone did not fit into memory."""
+
+
+class JobFailed(EngineError):
+    """The job failed by a fault of ours."""

@@ -1,0 +1,83 @@
+"""What is asked of the engine, and the events that come back; plain data that could cross a process."""
+
+from dataclasses import dataclass
+
+from model.family import Family
+from model.pipeline import Answered, Drawing, Drawn, Progress, Question
+from model.prompt import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One request, inside.
+
+    Attributes:
+        id: The answer's id on the wire.
+        work: What to do, in the pipeline's words.
+    """
+
+    id: str
+    work: Drawing | Question
+
+    @property
+    def task(self) -> Task:
+        """What kind of work it is."""
+        if isinstance(self.work, Question):
+            return "understand"
+        return "edit" if self.work.images else "generate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """How long a job waited and worked; the decode of an answer is its tokens."""
+
+    queue_seconds: float
+    prefill_seconds: float = 0.0
+    denoise_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    @property
+    def device_seconds(self) -> float:
+        """Time on the device."""
+        return self.prefill_seconds + self.denoise_seconds + self.decode_seconds
+
+    @property
+    def total_seconds(self) -> float:
+        """Time from submission to the result."""
+        return self.queue_seconds + self.device_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The last event of a job that went well."""
+
+    result: Drawn | Answered
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The last event of a job that did not; `error` is for the caller."""
+
+    error: Exception
+
+
+Event = Progress | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A family in memory, and what a receipt says of it.
+
+    Attributes:
+        id: Its name on the wire.
+        weights_hash: SHA-256 over the weight files.
+        backend: The attention backend.
+    """
+
+    id: str
+    family: Family
+    weights_hash: str
+    device: str
+    dtype: str
+    backend: str

@@ -1,0 +1,162 @@
+"""Errors on the wire: one table from what happened to a status and a code, one envelope for all of them.
+
+Anything that is not in the table is a 500 that says "internal error"; its words go to the log only.
+"""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from model.errors import (
+    BadRequest,
+    InvalidImage,
+    MissingCapability,
+    ModelError,
+    PromptTooLong,
+    TooManyReferences,
+    UnsupportedSize,
+)
+from service.engine.errors import (
+    EngineBusy,
+    EngineDraining,
+    EngineError,
+    EngineNotReady,
+    EngineUnavailable,
+    InsufficientMemory,
+)
+
+log = logging.getLogger(__name__)
+
+CLIENT_CLOSED_REQUEST = 499
+
+
+class RequestError(Exception):
+    """Base of what the wire itself refuses.
+
+    Attributes:
+        param: The field that is wrong, if one is.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidRequest(RequestError):
+    """A body that is not what the schema says."""
+
+
+class UnknownField(RequestError):
+    """A field that the endpoint does not have."""
+
+
+class ImageTooLarge(RequestError):
+    """More pixels than the server decodes."""
+
+
+class ModelNotFound(RequestError):
+    """A model that is not loaded here."""
+
+
+class BodyTooLarge(RequestError):
+    """More bytes than the server reads."""
+
+
+class UnsupportedMediaType(RequestError):
+    """A content type that the endpoint does not read."""
+
+
+class ClientGone(RequestError):
+    """Nobody waits for the answer any more."""
+
+
+STATUS: Mapping[type[Exception], tuple[int, str]] = {
+    InvalidRequest: (HTTPStatus.BAD_REQUEST, "invalid_request"),
+    UnknownField: (HTTPStatus.BAD_REQUEST, "unknown_field"),
+    ImageTooLarge: (HTTPStatus.BAD_REQUEST, "image_too_large"),
+    BadRequest: (HTTPStatus.BAD_REQUEST, "invalid_request"),
+    InvalidImage: (HTTPStatus.BAD_REQUEST, "invalid_image"),
+    PromptTooLong: (HTTPStatus.BAD_REQUEST, "prompt_too_long"),
+    UnsupportedSize: (HTTPStatus.BAD_REQUEST, "unsupported_size"),
+    TooManyReferences: (HTTPStatus.BAD_REQUEST, "invalid_request"),
+    MissingCapability: (HTTPStatus.BAD_REQUEST, "invalid_request"),
+    ModelNotFound: (HTTPStatus.NOT_FOUND, "model_not_found"),
+    BodyTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
+    UnsupportedMediaType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+    EngineBusy: (HTTPStatus.TOO_MANY_REQUESTS, "queue_full"),
+    ClientGone: (CLIENT_CLOSED_REQUEST, "cancelled"),
+    ClientDisconnect: (CLIENT_CLOSED_REQUEST, "cancelled"),
+    EngineNotReady: (HTTPStatus.SERVICE_UNAVAILABLE, "not_ready"),
+    EngineDraining: (HTTPStatus.SERVICE_UNAVAILABLE, "draining"),
+    InsufficientMemory: (HTTPStatus.INSUFFICIENT_STORAGE, "insufficient_memory"),
+}
+
+ROUTING_CODES = {HTTPStatus.NOT_FOUND: "not_found", HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed"}
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Let every error leave in the envelope."""
+    app.add_exception_handler(HTTPException, _answer_routing)
+    for kind in (RequestError, ModelError, EngineError, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, _answer_error)
+
+
+def envelope(
+    request: Request,
+    status: int,
+    code: str,
+    message: str,
+    *,
+    param: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """Return an error answer, and leave its code where the access log and the metrics find it."""
+    request.state.error_code = code
+    error = {"message": message, "type": error_type(status), "param": param, "code": code}
+    return JSONResponse({"error": error}, status, headers)
+
+
+def error_type(status: int) -> str:
+    """Return the OpenAI API's word for a kind of error."""
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+
+
+def status_of(error: Exception) -> tuple[int, str]:
+    """Look an error up by its class, then by its nearest base."""
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    status, code = status_of(error)
+    if code == "internal_error":
+        log.error("internal error", exc_info=error)
+        return envelope(request, status, code, "internal error")
+    headers = (
+        {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, EngineUnavailable) else None
+    )
+    return envelope(request, status, code, str(error), param=getattr(error, "param", None), headers=headers)
+
+
+async def _answer_routing(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    allowed = (error.headers or {}).get("Allow")
+    hint = f"; it takes {allowed}" if allowed else "; /docs lists what there is"
+    message = f"{request.method} {request.url.path}: {status.phrase.lower()}{hint}"
+    return envelope(
+        request,
+        status,
+        ROUTING_CODES.get(status, "invalid_request"),
+        message,
+        headers=dict(error.headers or {}),
+    )

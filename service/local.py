@@ -1,0 +1,123 @@
+"""One request without a server: files in, the pipeline, files out."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from model.errors import BadRequest
+from model.images import Format, encode_image, open_image
+from model.pipeline import Drawing, Listener, Question, answer, draw, plan_drawing
+from model.pipeline import Progress as Step
+from model.prompt import Turn
+from service.engine.job import LoadedModel
+from service.loading import load_model
+from service.schemas.drawing import read_size
+from service.settings import Settings
+
+__all__ = ["Drawing", "Question", "Turn", "ask", "draw_to_file", "read_image", "read_size"]
+
+FORMATS: dict[str, Format] = {f".{name}": name for name in get_args(Format)} | {".jpg": "jpeg"}
+
+
+def read_image(path: Path) -> Image.Image:
+    """Open a picture.
+
+    Raises:
+        OSError: The file cannot be read.
+        InvalidImage: It is no picture.
+    """
+    return open_image(path.read_bytes())
+
+
+def check_output(path: Path) -> None:
+    """Refuse a place where no picture can be written, before any work.
+
+    Raises:
+        BadRequest: Says what is wrong with it.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise BadRequest(f"{path}: the name must end in {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise BadRequest(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise BadRequest(f"{path} is a folder")
+
+
+def output_paths(path: Path, count: int) -> list[Path]:
+    """Return the path, or one for each picture: out-0.png, out-1.png."""
+    if count == 1:
+        return [path]
+    return [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
+
+
+def write_images(images: Sequence[Image.Image], path: Path) -> list[Path]:
+    """Write pictures in the format that the name says; return where they are.
+
+    Raises:
+        OSError: A file cannot be written; nothing half-written stays.
+    """
+    paths = output_paths(path, len(images))
+    for image, each in zip(images, paths, strict=True):
+        write_whole(each, encode_image(image, FORMATS[path.suffix.lower()]))
+    return paths
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there as a whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Listener]:
+    """Show where a request stands; yield what the pipeline calls."""
+    columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("prefill", total=1)
+
+        def listen(step: Step) -> None:
+            bar.update(task, description=step.stage, completed=step.done, total=step.total)
+
+        yield listen
+
+
+def draw_to_file(drawing: Drawing, output: Path, settings: Settings, console: Console) -> None:
+    """Run a drawing, write its pictures, say where they are.
+
+    Raises:
+        ModelError: It cannot be done as asked.
+        OSError: A file cannot be written.
+    """
+    check_output(output)
+    model = _load(settings, console)
+    plan_drawing(model.family, drawing)
+    with progress_bar(console) as listen:
+        drawn = draw(model.family, drawing, listen)
+    for path, seed in zip(write_images(drawn.images, output), drawn.seeds, strict=True):
+        console.print(f"{path}  {drawn.size}, seed {seed}", highlight=False, soft_wrap=True, markup=False)
+
+
+def ask(question: Question, settings: Settings, console: Console) -> str:
+    """Answer a question.
+
+    Raises:
+        ModelError: It cannot be done as asked.
+    """
+    model = _load(settings, console)
+    with progress_bar(console) as listen:
+        return answer(model.family, question, listen).text
+
+
+def _load(settings: Settings, console: Console) -> LoadedModel:
+    with console.status(f"loading {escape(settings.model)}"):
+        return load_model(settings)

@@ -1,0 +1,82 @@
+"""What operators see: counters and histograms of one app, in a registry of its own."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from model.pipeline import Answered, Drawn
+from service.engine.job import Job, Timings
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Metrics:
+    """Counts what the engine and the wire tell it."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = self._counter("requests", "Requests by task and outcome.", "task", "outcome")
+        self._rejected = self._counter("requests_rejected", "Requests refused, by error code.", "reason")
+        self._cancellations = self._counter(
+            "cancellations", "Jobs cancelled, by the stage they were in.", "stage"
+        )
+        self._prefilled = self._counter("prefilled_tokens", "Tokens read by the understanding side.")
+        self._device = self._counter("device_seconds", "Time on the device of jobs that went well.", "task")
+        self._wasted = self._counter(
+            "wasted_device_seconds", "Time on the device of jobs that were cancelled."
+        )
+        self._request_seconds = self._histogram("request_seconds", "Arrival to answer.", "task")
+        self._laps = {
+            "queue": self._histogram("queue_seconds", "Submission to the device."),
+            "prefill": self._histogram("prefill_seconds", "Understanding side, once per job."),
+            "denoise": self._histogram("step_seconds", "One flow step."),
+            "decode": self._histogram("decode_seconds", "Latents to pictures, once per job."),
+        }
+
+    def describe(self, *, model: str, num_running: Callable[[], int], num_waiting: Callable[[], int]) -> None:
+        """Add what is read when it is asked for."""
+        running = Gauge(
+            "requests_running", "Jobs on the device.", namespace="hbridge", registry=self.registry
+        )
+        running.set_function(num_running)
+        waiting = Gauge("requests_waiting", "Jobs in the queue.", namespace="hbridge", registry=self.registry)
+        waiting.set_function(num_waiting)
+        build = Gauge("build_info", "1.", ["version", "model"], namespace="hbridge", registry=self.registry)
+        build.labels(version=version("hbridge"), model=model).set(1)
+
+    def render(self) -> bytes:
+        """Return everything in Prometheus' text form."""
+        return generate_latest(self.registry)
+
+    def answered(self, task: str, outcome: str, seconds: float) -> None:
+        """Count a request that has its answer; "ok", "rejected", "cancelled" or "failed"."""
+        self._requests.labels(task=task, outcome=outcome).inc()
+        self._request_seconds.labels(task=task).observe(seconds)
+
+    def rejected(self, reason: str) -> None:
+        """Count a refusal by its error code."""
+        self._rejected.labels(reason=reason).inc()
+
+    def lapped(self, stage: str, seconds: float) -> None:
+        """Take the time of one stage, or of one step of it."""
+        if stage in self._laps:
+            self._laps[stage].observe(seconds)
+
+    def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
+        """Take note of a job that went well."""
+        self._prefilled.inc(result.usage.prefilled_tokens)
+        self._device.labels(task=job.task).inc(timings.device_seconds)
+
+    def cancelled(self, stage: str, wasted_seconds: float) -> None:
+        """Take note of a job that was cancelled, where, and of the work that was for nothing."""
+        self._cancellations.labels(stage=stage).inc()
+        self._wasted.inc(wasted_seconds)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(name, help_text, labels, namespace="hbridge", registry=self.registry)
+
+    def _histogram(self, name: str, help_text: str, *labels: str) -> Histogram:
+        return Histogram(
+            name, help_text, labels, namespace="hbridge", buckets=SECONDS, registry=self.registry
+        )

@@ -1,0 +1,83 @@
+"""Pictures from words, and pictures from pictures and words."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+
+from model.pipeline import Drawn
+from service import wire
+from service.answering import image_files, images_answer
+from service.deps import ReadyServiceDep, RequestIdDep, Service
+from service.engine.job import Finished, Job
+from service.errors import InvalidRequest
+from service.routes.responses import REFUSALS, body_of
+from service.schemas.answers import ImagesAnswer
+from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest, check_drawing, to_drawing
+from service.uploads import open_images, pick_images
+from service.waiting import finish
+
+FILES = {
+    f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in ("png", "jpeg", "webp")
+}
+ANSWERS = REFUSALS | {
+    200: {"description": "The pictures, or with `binary` the one picture's file.", "content": FILES}
+}
+
+router = APIRouter(tags=["pictures"], responses=ANSWERS)
+
+
+@router.post("/v1/generate", response_model=ImagesAnswer, openapi_extra=body_of("GenerateRequest"))
+async def generate(request: Request, service: ReadyServiceDep, request_id: RequestIdDep) -> Response:
+    """Make pictures from words.
+
+    Fields that are left out take the model's defaults, which `/v1/capabilities` lists. What was used comes
+    back: the seed of each picture, and a receipt of everything that makes the same pixels again.
+    """
+    asked = await wire.read(request, GenerateRequest, max_bytes=service.settings.max_body_bytes)
+    return await draw(request, service, asked, request_id)
+
+
+@router.post("/v1/edit", response_model=ImagesAnswer, openapi_extra=body_of("EditRequest", form="EditForm"))
+async def edit(request: Request, service: ReadyServiceDep, request_id: RequestIdDep) -> Response:
+    """Make pictures from pictures and an instruction.
+
+    Takes JSON with images as `data:` URLs or base64, or `multipart/form-data` with files in `image` or
+    `image[]` parts. The size is that of the first image unless another is asked for.
+    """
+    asked = await wire.read(request, EditRequest, max_bytes=service.settings.max_body_bytes, takes_form=True)
+    return await draw(request, service, asked, request_id)
+
+
+async def draw(request: Request, service: Service, asked: DrawingBody, request_id: str) -> Response:
+    """Run a checked request and answer it."""
+    service.check_model(asked.model)
+    job = await asyncio.to_thread(to_job, service, asked, request_id)
+    finished = await finish(request, service.client, job)
+    return await asyncio.to_thread(respond, service, job, asked, finished)
+
+
+def to_job(service: Service, asked: DrawingBody, request_id: str) -> Job:
+    """Open the images of a request and put it in the engine's words."""
+    can = service.client.capabilities
+    check_drawing(asked, can)
+    service.check_text(asked.prompt, "prompt")
+    service.check_text(asked.negative_prompt, "negative_prompt")
+    if not isinstance(asked, EditRequest):
+        return Job(id=request_id, work=to_drawing(asked, ()))
+    encoded, param = pick_images(asked.image, asked.images)
+    if not encoded:
+        raise InvalidRequest("image is required: the picture to edit", param="image")
+    images = open_images(encoded, param=param, limit=can.max_references, settings=service.settings)
+    return Job(id=request_id, work=to_drawing(asked, images))
+
+
+def respond(service: Service, job: Job, asked: DrawingBody, finished: Finished) -> Response:
+    """Answer with JSON, or with the picture's file."""
+    drawn = finished.result
+    assert isinstance(drawn, Drawn)
+    if asked.response_format == "binary":
+        (file,) = image_files(asked, drawn)
+        headers = {"X-Seed": str(drawn.seeds[0]), "X-Model": service.client.model_id}
+        return Response(file, media_type=f"image/{asked.output_format}", headers=headers)
+    answer = images_answer(service.client.model, job, asked, finished)
+    return Response(answer.model_dump_json(), media_type="application/json")

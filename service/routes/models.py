@@ -1,0 +1,83 @@
+"""What is served, and what it can do."""
+
+from typing import get_args
+
+from fastapi import APIRouter
+
+from model.flow import MAX_STEPS
+from service.deps import ReadyServiceDep, Service, ServiceDep
+from service.routes.responses import REFUSALS
+from service.schemas.answers import CapabilitiesAnswer, Defaults, Limits, ModelCard, ModelList, SizeLimits
+from service.schemas.drawing import MAX_N, OutputFormat, ResponseFormat
+
+router = APIRouter(tags=["models"], responses=REFUSALS)
+
+
+@router.get("/v1/models")
+async def list_models(service: ServiceDep) -> ModelList:
+    """List the models that are served, in the OpenAI API's form."""
+    return ModelList(data=[_card(service)])
+
+
+@router.get("/v1/models/{model_id:path}")
+async def show_model(model_id: str, service: ServiceDep) -> ModelCard:
+    """Show one model."""
+    service.check_model(model_id)
+    return _card(service)
+
+
+@router.get("/v1/capabilities")
+async def show_capabilities(service: ReadyServiceDep) -> CapabilitiesAnswer:
+    """Say what the loaded model can do, within which limits, and what a field is when it is left out."""
+    can = service.client.capabilities
+    return CapabilitiesAnswer(
+        model=service.client.model_id,
+        family=can.family,
+        tasks=list(can.tasks),
+        solvers=list(can.solvers),
+        output_formats=list(get_args(OutputFormat)),
+        response_formats=list(get_args(ResponseFormat)),
+        guidance_clock=can.guidance_clock,
+        limits=_limits(service),
+        defaults=_defaults(service),
+    )
+
+
+def _card(service: Service) -> ModelCard:
+    return ModelCard(id=service.client.model_id, created=service.created)
+
+
+def _limits(service: Service) -> Limits:
+    can, settings = service.client.capabilities, service.settings
+    return Limits(
+        size=SizeLimits(
+            step=can.size_step, min_side=can.min_side, max_side=can.max_side, max_pixels=can.max_pixels
+        ),
+        n=MAX_N,
+        num_inference_steps=MAX_STEPS,
+        prompt_chars=settings.max_prompt_chars,
+        prompt_tokens=can.max_prompt_tokens,
+        references=can.max_references,
+        images=can.max_images,
+        image_pixels=settings.max_image_pixels,
+        max_tokens=settings.max_tokens,
+        body_bytes=settings.max_body_bytes,
+        waiting_jobs=settings.max_waiting,
+    )
+
+
+def _defaults(service: Service) -> Defaults:
+    can = service.client.capabilities
+    return Defaults(
+        size=str(can.default_size),
+        n=1,
+        num_inference_steps=can.num_inference_steps,
+        guidance_scale=can.guidance_scale,
+        edit_guidance_scale=can.edit_guidance_scale,
+        image_guidance_scale=can.image_guidance_scale,
+        guidance_interval=can.guidance_interval,
+        solver="euler",
+        output_format="png",
+        response_format="b64_json",
+        max_tokens=service.default_max_tokens,
+    )

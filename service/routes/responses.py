@@ -1,0 +1,22 @@
+"""What the API's document says of errors, for every route."""
+
+from typing import Any
+
+from service.schemas.answers import ErrorAnswer
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {
+        "model": ErrorAnswer,
+        "description": "The request is wrong, too large, or came too early; says what to change.",
+    },
+    "5XX": {"model": ErrorAnswer, "description": "The service cannot do it now, or failed."},
+}
+
+
+def body_of(schema: str, *, form: str | None = None) -> dict[str, Any]:
+    """Return what the document says of a body that the route reads by itself."""
+    content = {"application/json": schema} | ({"multipart/form-data": form} if form else {})
+    references = {
+        kind: {"schema": {"$ref": f"#/components/schemas/{name}"}} for kind, name in content.items()
+    }
+    return {"requestBody": {"required": True, "content": references}}

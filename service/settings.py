@@ -1,0 +1,40 @@
+"""What an operator may set, read from the environment once and passed by hand; the only reader of it."""
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """How the service runs; every field is HBRIDGE_<NAME> in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="HBRIDGE_", frozen=True, env_ignore_empty=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    model: str = Field("hbridge-tiny", description="Checkpoint folder, or the short name of a shipped one.")
+    device: str = Field(
+        "cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="PyTorch device, such as cpu or cuda:0."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Type of the weights in memory."
+    )
+    num_threads: int | None = Field(None, ge=1, description="CPU threads of one operation.")
+    max_waiting: int = Field(64, ge=0, description="Jobs that may wait; more are refused with 429.")
+    max_body_bytes: int = Field(
+        32 * 2**20, ge=1, description="Largest request body; larger is refused with 413."
+    )
+    max_image_pixels: int = Field(40_000_000, ge=1, description="Most pixels of an image that comes in.")
+    max_prompt_chars: int = Field(4000, ge=1, description="Most characters of one prompt or message text.")
+    max_tokens: int = Field(1024, ge=1, description="Most tokens of an answer that a request may ask for.")
+    default_max_tokens: int = Field(
+        64, ge=1, description="Most tokens of an answer when a request does not say."
+    )
+    shutdown_seconds: int = Field(30, ge=0, description="How long a shutdown waits for requests that are in.")
+    log_format: Literal["plain", "json"] = Field(
+        "plain", description="One line for people, or one JSON object."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged."
+    )

@@ -1,0 +1,153 @@
+"""A tiny real model behind the engine and the app; tests that need to hold a step hold the gate."""
+
+import base64
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.engine.client import Client
+from service.engine.engine import EngineConfig
+from service.engine.job import LoadedModel
+from service.loading import load_model
+from service.settings import Settings
+
+LIMITS = {
+    "min_side": 16,
+    "max_side": 64,
+    "max_pixels": 64 * 64,
+    "default_size": [32, 32],
+    "max_prompt_tokens": 400,
+    "max_references": 3,
+    "max_images": 4,
+}
+
+
+class Gated:
+    """A family whose velocity calls wait while the gate is closed."""
+
+    def __init__(self, family: Any) -> None:
+        self._family = family
+        self.gate = threading.Event()
+        self.gate.set()
+        self.num_calls = 0
+
+    def velocity(self, rows: Any) -> Any:
+        self.num_calls += 1
+        assert self.gate.wait(20), "the test left the gate closed"
+        return self._family.velocity(rows)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._family, name)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """Return a function that returns as soon as something holds."""
+
+    def wait(holds: Callable[[], bool], seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, "waited too long"
+            time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, drawing_folder: Path) -> Path:
+    """A tiny checkpoint of words and pictures, with limits as tiny."""
+    folder = tmp_path_factory.mktemp("service") / "tiny"
+    shutil.copytree(drawing_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["limits"] |= LIMITS
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(model_folder: Path) -> LoadedModel:
+    return load_model(Settings(model=str(model_folder)))
+
+
+@pytest.fixture
+def gated(loaded: LoadedModel) -> Iterator[Gated]:
+    family = Gated(loaded.family)
+    yield family
+    family.gate.set()
+
+
+@pytest.fixture
+def gated_model(loaded: LoadedModel, gated: Gated) -> LoadedModel:
+    return replace(loaded, family=gated)
+
+
+@pytest.fixture(scope="session")
+def make_client() -> Callable[..., Client]:
+    """Return a function from a loaded model to a client that has not started."""
+
+    def make(model: LoadedModel, *, max_waiting: int = 4) -> Client:
+        return Client(lambda: model, EngineConfig(max_waiting=max_waiting), model_id=model.id)
+
+    return make
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings()
+
+
+@pytest.fixture(scope="session")
+def web(
+    loaded: LoadedModel, make_client: Callable[..., Client], wait_until: Callable[..., None]
+) -> Iterator[TestClient]:
+    """An app that is ready, over the loaded model, with small limits."""
+    settings = Settings(max_body_bytes=200_000, max_image_pixels=10_000, max_prompt_chars=60, max_tokens=16)
+    with TestClient(create_app(settings, make_client(loaded)), raise_server_exceptions=False) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        yield client
+
+
+@pytest.fixture
+def gated_web(
+    gated_model: LoadedModel,
+    gated: Gated,
+    make_client: Callable[..., Client],
+    wait_until: Callable[..., None],
+    settings: Settings,
+) -> Iterator[TestClient]:
+    """An app of this test's own that is ready; two jobs may wait."""
+    client = make_client(gated_model, max_waiting=2)
+    with TestClient(create_app(settings, client), raise_server_exceptions=False) as web:
+        wait_until(lambda: web.get("/readyz").status_code == 200)
+        gated.num_calls = 0
+        yield web
+        gated.gate.set()
+
+
+@pytest.fixture(scope="session")
+def png() -> Callable[..., bytes]:
+    """Return a function that makes a picture's file."""
+
+    def make(width: int = 32, height: int = 32, color: str = "red") -> bytes:
+        file = BytesIO()
+        Image.new("RGB", (width, height), color).save(file, "PNG")
+        return file.getvalue()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def png64(png: Callable[..., bytes]) -> Callable[..., str]:
+    """Return a function that makes a picture's file in base64."""
+    return lambda *args: base64.b64encode(png(*args)).decode()

@@ -1,0 +1,12 @@
+from PIL import Image
+
+from model.pipeline import Drawing, Question
+from model.prompt import Turn
+from service.engine.job import Job
+
+
+def test_a_jobs_task_follows_from_its_work() -> None:
+    image = Image.new("RGB", (8, 8))
+    assert Job(id="a", work=Drawing(prompt="a")).task == "generate"
+    assert Job(id="a", work=Drawing(prompt="a", images=(image,))).task == "edit"
+    assert Job(id="a", work=Question(turns=(Turn("user", ("a",)),))).task == "understand"

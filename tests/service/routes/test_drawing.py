@@ -1,0 +1,111 @@
+import base64
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from model.family import Size
+from model.images import open_image
+from model.pipeline import Drawing, draw
+from service.engine.job import LoadedModel
+
+
+def picture(answer: dict[str, Any], index: int = 0) -> Image.Image:
+    return open_image(base64.b64decode(answer["images"][index]["b64_json"]))
+
+
+def test_generate_answers_the_pipelines_pixels(web: TestClient, loaded: LoadedModel) -> None:
+    fields = {
+        "prompt": "a red circle",
+        "negative_prompt": "blue",
+        "n": 2,
+        "seed": 5,
+        "num_inference_steps": 3,
+    }
+    fields |= {"guidance_scale": 2.5, "solver": "dpmpp_2m"}
+    answer = web.post("/v1/generate", json=fields | {"guidance_interval": [0, 0.8], "size": "32x48"}).json()
+    drawn = draw(loaded.family, Drawing(**fields, guidance_interval=(0, 0.8), size=Size(32, 48)))
+    for index, image in enumerate(drawn.images):
+        assert picture(answer, index).tobytes() == image.tobytes()
+        assert answer["images"][index]["seed"] == 5 + index
+        assert (answer["images"][index]["width"], answer["images"][index]["height"]) == (32, 48)
+
+
+def test_edit_answers_the_pipelines_pixels(
+    web: TestClient, loaded: LoadedModel, png64: Callable[..., str]
+) -> None:
+    fields = {"prompt": "make it blue", "seed": 5, "num_inference_steps": 2, "image_guidance_scale": 1.5}
+    answer = web.post("/v1/edit", json=fields | {"image": png64()}).json()
+    image = open_image(base64.b64decode(png64()))
+    assert (
+        picture(answer).tobytes()
+        == draw(loaded.family, Drawing(**fields, images=(image,))).images[0].tobytes()
+    )
+    assert answer["receipt"]["task"] == "edit"
+
+
+def test_every_way_to_bring_an_image_is_the_same(
+    web: TestClient, png: Callable[..., bytes], png64: Callable[..., str]
+) -> None:
+    fields = {"prompt": "a", "seed": 1, "num_inference_steps": 1}
+    bare = png64()
+    ways = [
+        {"image": bare},
+        {"image": [bare]},
+        {"images": [bare]},
+        {"image": f"data:image/png;base64,{bare}"},
+    ]
+    answers = [web.post("/v1/edit", json=fields | way).json() for way in ways]
+    for part in ("image", "image[]", "images"):
+        answers.append(web.post("/v1/edit", data=fields, files={part: png()}).json())
+    assert len({answer["images"][0]["b64_json"] for answer in answers}) == 1
+
+
+def test_the_answer_says_what_was_used_and_the_same_again_makes_the_same(web: TestClient) -> None:
+    first = web.post("/v1/generate", json={"prompt": "a", "metadata": {"mine": "1"}}).json()
+    receipt = first["receipt"]
+    assert set(first) == {
+        *("id", "created", "model", "images", "usage", "timings", "receipt", "metadata", "warnings")
+    }
+    assert first["metadata"] == {"mine": "1"}
+    assert first["warnings"] == []
+    assert set(first["timings"]) == {"queue", "prefill", "denoise", "decode", "total"}
+    assert first["usage"]["prefilled_tokens"] > 0
+    assert first["usage"]["network_calls"] >= first["usage"]["steps"] == len(receipt["times"]) - 1
+    again = {name: receipt[name] for name in ("prompt", "negative_prompt", "seed", "n", "size", "solver")}
+    again |= {"num_inference_steps": len(receipt["times"]) - 1, "guidance_scale": receipt["guidance"]["text"]}
+    second = web.post("/v1/generate", json=again).json()
+    assert second["images"][0]["b64_json"] == first["images"][0]["b64_json"]
+    assert second["receipt"] == receipt
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_a_binary_answer_is_the_file(web: TestClient, kind: str) -> None:
+    body = {"prompt": "a", "seed": 3, "response_format": "binary", "output_format": kind, "size": "48x32"}
+    answer = web.post("/v1/generate", json=body)
+    assert answer.headers["content-type"] == f"image/{kind}"
+    assert answer.headers["x-seed"] == "3"
+    with Image.open(BytesIO(answer.content)) as image:
+        assert (image.format, image.size) == (kind.upper(), (48, 32))
+
+
+def test_a_lower_quality_is_a_smaller_file(web: TestClient) -> None:
+    body = {"prompt": "a", "seed": 3, "response_format": "binary", "output_format": "jpeg"}
+    high, low = (web.post("/v1/generate", json=body | {"output_compression": q}).content for q in (95, 5))
+    assert len(low) < len(high)
+
+
+def test_guidance_that_is_off_is_said_to_be_off(web: TestClient) -> None:
+    answer = web.post(
+        "/v1/generate", json={"prompt": "a", "guidance_scale": 1, "num_inference_steps": 2}
+    ).json()
+    assert answer["receipt"]["guidance"]["branches"] == ["full"]
+    assert answer["usage"]["network_calls"] == 2
+
+
+def test_the_loaded_model_may_be_named(web: TestClient) -> None:
+    answer = web.post("/v1/generate", json={"prompt": "a", "model": "tiny", "num_inference_steps": 1})
+    assert answer.json()["model"] == "tiny"

@@ -1,0 +1,26 @@
+from starlette.testclient import TestClient
+
+from service.engine.job import LoadedModel
+
+
+def test_the_served_model_is_listed_and_shown(web: TestClient) -> None:
+    listed = web.get("/v1/models").json()
+    assert listed["object"] == "list"
+    assert [card["id"] for card in listed["data"]] == ["tiny"]
+    assert web.get("/v1/models/tiny").json() == listed["data"][0]
+
+
+def test_capabilities_are_the_families_own(web: TestClient, loaded: LoadedModel) -> None:
+    got, can = web.get("/v1/capabilities").json(), loaded.family.capabilities
+    assert got["tasks"] == list(can.tasks)
+    assert got["limits"]["size"]["max_side"] == can.max_side
+    assert got["defaults"]["num_inference_steps"] == can.num_inference_steps
+    assert got["limits"]["max_tokens"] == got["defaults"]["max_tokens"] == 16
+
+
+def test_the_defaults_that_are_listed_are_those_that_are_used(web: TestClient) -> None:
+    defaults = web.get("/v1/capabilities").json()["defaults"]
+    said = {name: defaults[name] for name in ("size", "n", "num_inference_steps", "guidance_scale", "solver")}
+    left_out = web.post("/v1/generate", json={"prompt": "a", "seed": 1}).json()
+    spelled = web.post("/v1/generate", json={"prompt": "a", "seed": 1} | said).json()
+    assert spelled["receipt"] == left_out["receipt"]

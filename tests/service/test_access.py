@@ -1,0 +1,44 @@
+import logging
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.access import outcome_of
+
+
+def test_a_log_line_names_the_request_and_holds_none_of_its_words(
+    web: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    fields = {"prompt": "my secret", "metadata": {"key": "my secret"}, "num_inference_steps": 1}
+    answer = web.post("/v1/generate", json=fields)
+    refused = web.post("/v1/generate", json={"prompt": "my secret", "n": 0})
+    ours = [record for record in caplog.records if record.name.startswith("service")]
+    lines = [record.__dict__ for record in ours if record.getMessage() == "request"]
+    assert lines[0]["request"] == answer.headers["x-request-id"] == answer.json()["id"]
+    assert (lines[0]["path"], lines[0]["status"]) == ("/v1/generate", 200)
+    assert (lines[1]["status"], lines[1]["code"]) == (400, "invalid_request")
+    assert refused.headers["x-request-id"] != answer.headers["x-request-id"]
+    assert not any("secret" in str(record.__dict__) for record in ours)
+
+
+def test_probes_do_not_fill_the_log(web: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for path in ("/livez", "/readyz", "/metrics"):
+        web.get(path)
+    assert not any(record.name == "service.access" for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (200, "ok"),
+        (400, "rejected"),
+        (429, "rejected"),
+        (503, "rejected"),
+        (499, "cancelled"),
+        (500, "failed"),
+    ],
+)
+def test_outcomes(status: int, outcome: str) -> None:
+    assert outcome_of(status) == outcome

@@ -1,0 +1,122 @@
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from model.pipeline import Drawing, draw
+from service.cli import app
+from service.engine.job import LoadedModel
+
+
+@pytest.fixture
+def run(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """Return a function that runs a command and returns its exit code and all it wrote."""
+    monkeypatch.setenv("HBRIDGE_MODEL", str(model_folder))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.output
+
+    return run
+
+
+def test_generate_writes_the_pipelines_pixels(
+    run: Callable[..., tuple[int, str]], tmp_path: Path, loaded: LoadedModel
+) -> None:
+    path = tmp_path / "a.png"
+    code, output = run("generate", "a red circle", "-o", path, "--seed", 3, "--size", "32x32", "--steps", 2)
+    assert code == 0, output
+    assert "seed 3" in output
+    drawn = draw(loaded.family, Drawing(prompt="a red circle", seed=3, num_inference_steps=2))
+    with Image.open(path) as image:
+        assert image.tobytes() == drawn.images[0].tobytes()
+
+
+def test_n_pictures_are_n_files(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    assert run("generate", "a", "-o", tmp_path / "a.webp", "-n", 2, "--steps", 1, "--guidance", 2)[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-0.webp", "a-1.webp"]
+
+
+def test_edit_takes_one_picture_or_more(
+    run: Callable[..., tuple[int, str]], tmp_path: Path, png: Callable[..., bytes]
+) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png())
+    output = tmp_path / "c.png"
+    assert run("edit", tmp_path / "a.png", "make it blue", "-o", output, "--steps", 1)[0] == 0
+    assert run("edit", tmp_path / "a.png", tmp_path / "b.png", "join", "-o", output, "--steps", 1)[0] == 0
+    with Image.open(output) as image:
+        assert image.size == (32, 32)
+
+
+def test_understand_writes_the_answer(
+    run: Callable[..., tuple[int, str]], tmp_path: Path, png: Callable[..., bytes]
+) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    code, output = run("understand", tmp_path / "a.png", "What is it?", "--max-tokens", 3)
+    assert code == 0, output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "a", "-o", "none/a.png"], "folder"),
+        (["generate", "a", "-o", "a.gif"], "png"),
+        (["generate", "a", "-o", "a.png", "--size", "big"], "size"),
+        (["generate", "a", "-o", "a.png", "--size", "33x32"], "multiples"),
+        (["generate", "a", "-o", "a.png", "--steps", "0"], "num_inference_steps"),
+        (["generate", "a", "-o", "a.png", "--seed", "-1"], "seed"),
+        (["generate", "a", "-o", "a.png", "--solver", "heun"], "solver"),
+        (["generate", "a", "-o", "a.png", "--model", "nowhere"], "nowhere"),
+        (["generate", "a", "-o", "a.png", "--device", "tpu"], "device"),
+        (["generate", "a", "-o", "a.png", "--dtype", "int8"], "dtype"),
+        (["generate", "a", "-o", "a.png", "-n", "9"], "-n"),
+        (["generate", "a"], "-o"),
+        (["edit", "none.png", "a", "-o", "a.png"], "none.png"),
+        (["edit", "a.txt", "a", "-o", "a.png"], "read"),
+        (["understand", "none.png", "a"], "none.png"),
+        (["understand", "[/none].png", "a"], "[/none].png"),
+        (["serve", "--port", "70000"], "port"),
+        (["serve", "--model", "nowhere", "--port", "0"], "nowhere"),
+        (["paint"], "paint"),
+    ],
+)
+def test_a_fault_of_the_users_is_said_in_a_line(
+    run: Callable[..., tuple[int, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("no picture")
+    code, output = run(*arguments)
+    assert code == 2, output
+    assert words in output
+    assert "Traceback" not in output
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_serve_says_where_it_is_answers_and_drains_on_a_signal(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--model", str(model_folder)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        lines = iter(process.stderr.readline, "")
+        found = next(match for line in lines if (match := re.search(r"ready at (http://\S+)", line)))
+        answer = httpx.post(f"{found[1]}/v1/generate", json={"prompt": "a", "num_inference_steps": 1})
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert answer.status_code == 200
+    assert process.returncode == -signal.SIGTERM

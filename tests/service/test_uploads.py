@@ -1,0 +1,54 @@
+import base64
+import textwrap
+from collections.abc import Callable
+
+import pytest
+
+from model.errors import BadRequest, InvalidImage, TooManyReferences
+from service.errors import ImageTooLarge
+from service.settings import Settings
+from service.uploads import decode_text, open_images, pick_images
+
+
+def test_every_spelling_of_base64_is_the_same_bytes(png: Callable[..., bytes]) -> None:
+    text = base64.b64encode(png()).decode()
+    spellings = [
+        text,
+        f"data:image/png;base64,{text}",
+        f"DATA:;BASE64,{text}",
+        "\n".join(textwrap.wrap(text)),
+    ]
+    assert {decode_text(spelling, "image") for spelling in spellings} == {png()}
+
+
+@pytest.mark.parametrize(
+    "text", ["data:image/png,abc", "data:abc", "http://a/b.png", "HTTPS://a/b", "a*b=", "AAA", "é"]
+)
+def test_what_is_no_image_text_is_refused(text: str) -> None:
+    with pytest.raises(InvalidImage) as refusal:
+        decode_text(text, "image")
+    assert refusal.value.param == "image"
+
+
+def test_the_image_that_is_wrong_is_named(png: Callable[..., bytes]) -> None:
+    with pytest.raises(InvalidImage) as refusal:
+        open_images([png(), b"no picture"], param="images", limit=4, settings=Settings())
+    assert refusal.value.param == "images.1"
+
+
+def test_too_many_images_are_refused_unopened() -> None:
+    with pytest.raises(TooManyReferences):
+        open_images([b"no picture"] * 3, param="images", limit=2, settings=Settings())
+
+
+def test_too_many_pixels_are_said_to_be_too_many(png: Callable[..., bytes]) -> None:
+    with pytest.raises(ImageTooLarge, match="100"):
+        open_images([png(11, 10)], param="image", limit=1, settings=Settings(max_image_pixels=100))
+
+
+def test_image_and_images_are_one_field() -> None:
+    assert pick_images(["a"], None) == (["a"], "image")
+    assert pick_images(None, ["a"]) == (["a"], "images")
+    assert pick_images(None, None) == ([], "image")
+    with pytest.raises(BadRequest):
+        pick_images(["a"], ["a"])

@@ -1,0 +1,22 @@
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def test_the_examples_of_the_model_api_run(
+    drawing_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(drawing_folder, tmp_path / "checkpoint")
+    shutil.copytree(ROOT / "tests/goldens/hbridge", tmp_path / "goldens")
+    monkeypatch.chdir(tmp_path)
+    blocks = BLOCK.findall((ROOT / "docs/model-api.md").read_text(encoding="utf-8"))
+    assert len(blocks) >= 9
+    names: dict[str, Any] = {}
+    for number, block in enumerate(blocks, 1):
+        exec(compile(block, f"docs/model-api.md, example {number}", "exec"), names)

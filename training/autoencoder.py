@@ -1,0 +1,115 @@
+"""Stage "vae": diffusers' AutoencoderKL learns to carry the shapes world through 16 channels at stride 8.
+
+Learns mostly on 32×32 pictures with one or two things, where every pixel counts; whole pictures of several
+sizes come in between, so that the norms see the backgrounds they will meet.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from model.images import to_pictures, to_tensor
+from training.detector import detect
+from training.sheets import contact_sheet
+from training.world import BACKGROUNDS, Scene, build, kind_of, random_kind, render
+
+WHOLE_SIZES = ((64, 64), (64, 64), (96, 64), (64, 96))
+
+
+class AutoencoderStage:
+    """Reconstruction in L1 and L2, a light KL term and a light noise on the latent.
+
+    Attributes:
+        module: The autoencoder.
+        kl: Weight of the KL term, per latent value.
+        noise: Standard deviation of noise added to the latent, as a share of its own, so that small errors
+            of the diffusion transformer do not show.
+        whole_every: Every so many steps shows whole pictures instead of small ones.
+    """
+
+    name = "vae"
+
+    def __init__(
+        self, config: Mapping[str, Any], *, kl: float = 1e-5, noise: float = 0.05, whole_every: int = 4
+    ) -> None:
+        self.module: nn.Module = AutoencoderKL(**config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.kl, self.noise, self.whole_every = kl, noise, whole_every
+
+    def loss(self, rng: Random, generator: torch.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:
+        """Reconstruct a batch of pictures of one size."""
+        if rng.randrange(self.whole_every) == 0:
+            width, height = rng.choice(WHOLE_SIZES)
+            scenes = [whole_scene(rng, width, height) for _ in range(max(1, batch // 4))]
+        else:
+            scenes = [_close_scene(rng) for _ in range(batch)]
+        x_BCHW = torch.stack([to_tensor(render(scene)) for scene in scenes])
+        x_BCHW = x_BCHW.to(memory_format=torch.channels_last)
+        posterior = self.module.encode(x_BCHW).latent_dist  # type: ignore[operator]
+        z = posterior.mean
+        spread = z.detach().float().std()
+        z = z + self.noise * spread * torch.randn(z.shape, generator=generator)
+        y_BCHW = self.module.decode(z).sample.float()  # type: ignore[operator]
+        l1 = (y_BCHW - x_BCHW).abs().mean()
+        l2 = (y_BCHW - x_BCHW).square().mean()
+        kl = 0.5 * (posterior.mean.float().square() + posterior.var - 1 - posterior.logvar).mean()
+        loss = l1 + 2 * l2 + self.kl * kl
+        return loss, {"l1": l1.item(), "psnr": 10 * torch.log10(4 / l2).item(), "latent_std": spread.item()}
+
+    def look(self, folder: Path, step: int) -> dict[str, float]:
+        """Reconstruct 200 fresh pictures and count those that the detector reads as they were."""
+        rng = Random(7)
+        scenes = [whole_scene(rng, 64, 64) for _ in range(200)]
+        pictures = [render(scene) for scene in scenes]
+        x_BCHW = torch.stack([to_tensor(picture) for picture in pictures])
+        redrawn = []
+        for part in x_BCHW.split(50):
+            z = self.module.encode(part).latent_dist.mean  # type: ignore[operator]
+            redrawn += to_pictures(list(self.module.decode(z).sample.float().clamp(-1, 1) / 2 + 0.5))  # type: ignore[operator]
+        right = [same_scene(detect(picture), scene) for picture, scene in zip(redrawn, scenes, strict=True)]
+        wrong_first = sorted(range(200), key=lambda i: right[i])[:36]
+        contact_sheet(
+            folder / f"sheet-{step:07d}.png",
+            [(pictures[i], redrawn[i]) for i in wrong_first],
+            captions=["right" if right[i] else "WRONG" for i in wrong_first],
+        )
+        return {"reconstructed": sum(right) / len(right)}
+
+
+def same_scene(read: Scene, meant: Scene) -> bool:
+    """Say whether two scenes have the same background and the same kinds of things."""
+    return read.background == meant.background and sorted(map(kind_of, read.things)) == sorted(
+        map(kind_of, meant.things)
+    )
+
+
+def whole_scene(rng: Random, width: int, height: int) -> Scene:
+    """Draw any scene of one to four things, none of a held-out pair."""
+    background = rng.choice(BACKGROUNDS)
+    kinds = [random_kind(rng, background) for _ in range(rng.randint(1, 4))]
+    return build(rng, background, kinds, width=width, height=height, lattice=rng.random() < 0.5)
+
+
+def _close_scene(rng: Random) -> Scene:
+    background = rng.choice(BACKGROUNDS)
+    kinds = [random_kind(rng, background)]
+    if kinds[0].size == "small" and rng.random() < 0.8:
+        other = random_kind(rng, background)
+        kinds.append(type(other)(other.shape, other.colour, "small"))
+    try:
+        return build(rng, background, kinds, width=32, height=32, lattice=False)
+    except ValueError:
+        return build(rng, background, kinds[:1], width=32, height=32, lattice=False)
+
+
+def latent_statistics(module: Any, *, pictures: int = 256) -> tuple[float, float]:
+    """Measure the shift and scale that bring latents to mean 0 and deviation 1 over all channels."""
+    rng = Random(11)
+    x_BCHW = torch.stack([to_tensor(render(whole_scene(rng, 64, 64))) for _ in range(pictures)])
+    with torch.no_grad():
+        z = torch.cat([module.encode(part).latent_dist.mean for part in x_BCHW.split(64)])
+    return float(z.mean()), float(1 / z.std())

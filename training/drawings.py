@@ -1,0 +1,118 @@
+"""Samples for the generation side: what is asked, and the latents of the pictures, computed once.
+
+A sample is a pure function of its index, so a shelf on disk holds latents only; words and scenes are made again
+when they are needed.
+
+Shapes: N samples, C latent channels, Y and X latent rows and columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor
+
+from model.images import to_tensor
+from training.words import CAPTIONS, EDITS, Canvas
+from training.world import Scene, render
+
+CAPTION_WEIGHTS = {
+    "single": 0.2, "colours": 0.1, "two_objects": 0.15, "counting": 0.15, "position": 0.2, "binding": 0.2,
+}  # fmt: skip
+EDIT_WEIGHTS = {
+    "recolour": 0.2, "replace": 0.2, "remove": 0.15, "add": 0.2, "move": 0.15, "background": 0.1,
+}  # fmt: skip
+ENCODED_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Samples of one task and one size.
+
+    Attributes:
+        is_edit: Whether there is a picture before.
+    """
+
+    is_edit: bool
+    width: int
+    height: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        return f"{'edit' if self.is_edit else 'generate'}-{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What is asked, and the scenes after and, for an edit, before."""
+
+    text: str
+    after: Scene
+    before: Scene | None = None
+
+
+def sample(group: Group, index: int) -> Sample:
+    """Make the sample of an index; none shows a held-out pair."""
+    rng = Random(f"{group.name} {index}")
+    canvas = Canvas(width=group.width, height=group.height)
+    if group.is_edit:
+        edit = EDITS[_chosen(rng, EDIT_WEIGHTS)](rng, canvas)
+        return Sample(edit.text, edit.after, edit.before)
+    caption = CAPTIONS[_chosen(rng, CAPTION_WEIGHTS)](rng, canvas)
+    return Sample(caption.text, caption.scene)
+
+
+def _chosen(rng: Random, weights: dict[str, float]) -> str:
+    return rng.choices(list(weights), list(weights.values()))[0]
+
+
+class Shelf:
+    """The latents of one group's samples, float16 on disk, normalised to deviation 1."""
+
+    def __init__(self, folder: Path, group: Group) -> None:
+        self.group = group
+        self._after = np.load(folder / f"{group.name}-after.npy", mmap_mode="r")
+        self._before = np.load(folder / f"{group.name}-before.npy", mmap_mode="r") if group.is_edit else None
+
+    def after(self, indices: Sequence[int]) -> Tensor:
+        """Return the pictures to make: float32 [len(indices), C, Y, X]."""
+        return torch.from_numpy(self._after[list(indices)].astype(np.float32))
+
+    def before(self, indices: Sequence[int]) -> Tensor:
+        """Return the pictures to edit, likewise."""
+        assert self._before is not None, "only edits have a picture before"
+        return torch.from_numpy(self._before[list(indices)].astype(np.float32))
+
+
+def fill_shelf(folder: Path, group: Group, vae: Any) -> None:
+    """Encode a group's pictures once; a shelf that is there already is left alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for side in ("after", "before") if group.is_edit else ("after",):
+        path = folder / f"{group.name}-{side}.npy"
+        if path.exists() and len(np.load(path, mmap_mode="r")) >= group.count:
+            continue
+        latents: list[NDArray[np.float16]] = []
+        starts = range(0, group.count, ENCODED_AT_ONCE)
+        for start in track(starts, description=f"encoding {path.stem}"):
+            indices = range(start, min(start + ENCODED_AT_ONCE, group.count))
+            scenes = [getattr(sample(group, index), side) for index in indices]
+            latents.append(encode(vae, [render(scene) for scene in scenes]).numpy().astype(np.float16))
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, np.concatenate(latents))
+        partial.rename(path)
+
+
+@torch.no_grad()
+def encode(vae: Any, pictures: Sequence[Any]) -> Tensor:
+    """Encode pictures of one size to normalised latents [N, C, Y, X]."""
+    pixels = torch.stack([to_tensor(picture) for picture in pictures])
+    z = vae.encode(pixels.to(memory_format=torch.channels_last)).latent_dist.mean
+    return ((z - vae.config.shift_factor) * vae.config.scaling_factor).contiguous()

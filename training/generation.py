@@ -1,0 +1,249 @@
+"""Stages "prior" and "bridge": the diffusion transformer learns pictures, then to draw what the bridge tells it.
+
+Flow matching with the semantic reconstruction loss: the learned tokens, projected, point where the frozen vision
+tower's features of the target point.
+
+Shapes: R rows, C latent channels, Y and X latent rows and columns, N learned tokens, W understanding width.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity
+
+from model.family import Family, Row
+from model.hbridge.config import HBridgeConfig
+from model.hbridge.contexts import PackedContexts
+from model.hbridge.network import HBridgeNetwork
+from model.pipeline import Drawing
+from model.prompt import Prompt
+from model.qwen_vl.expert import QwenVL
+from model.qwen_vl.patches import cut
+from model.qwen_vl.processor import Processor
+from training.detector import detect
+from training.drawings import Group, Sample, Shelf, sample
+from training.painting import paint
+from training.sheets import contact_sheet
+from training.words import CAPTIONS, EDITS, Canvas
+from training.world import render
+
+
+def draw_times(generator: torch.Generator, count: int, mean: float) -> Tensor:
+    """Draw flow times in (0, 1), logit-normal of deviation 1.
+
+    Args:
+        mean: Below 0 leans to noise, where a picture's content is decided.
+
+    Source: Esser et al. 2024, arXiv:2403.03206, section 3.1.
+    """
+    return torch.sigmoid(torch.randn(count, generator=generator) + mean)
+
+
+class Batch:
+    """One group's samples of one step, noised."""
+
+    def __init__(self, shelf: Shelf, rng: Random, generator: torch.Generator, size: int, mean: float) -> None:
+        indices = [rng.randrange(shelf.group.count) for _ in range(size)]
+        self.samples: list[Sample] = [sample(shelf.group, index) for index in indices]
+        data_RCYX = shelf.after(indices)
+        noise_RCYX = torch.randn(data_RCYX.shape, generator=generator)
+        self.times_R = draw_times(generator, size, mean)
+        self.target_RCYX = data_RCYX - noise_RCYX
+        self.latent_RCYX = noise_RCYX + self.times_R[:, None, None, None] * self.target_RCYX
+        self.references: list[tuple[Tensor, ...]] = [()] * size
+        if shelf.group.is_edit:
+            self.references = [(latent,) for latent in shelf.before(indices)]
+
+    def rows(self) -> list[Row]:
+        """Return the rows of a velocity call; their contexts travel packed, beside them."""
+        return [
+            Row(latent_CYX=latent, time=time, context=NoContext(), references=references)
+            for latent, time, references in zip(
+                self.latent_RCYX, self.times_R.tolist(), self.references, strict=True
+            )
+        ]
+
+
+class NoContext:
+    """A context that covers nothing."""
+
+    num_tokens = 0
+    num_bytes = 0
+
+
+class PriorStage:
+    """The diffusion transformer alone: no bridge, no text, no references."""
+
+    name = "prior"
+
+    def __init__(self, config: HBridgeConfig, shelves: Sequence[Shelf], *, time_mean: float) -> None:
+        self.network = HBridgeNetwork(unbridged(config))
+        initialise(self.network)
+        self.module: nn.Module = self.network
+        for part in (self.network.srt_proj, self.network.gen.ref_image_refiner):
+            part.requires_grad_(False)
+        self.shelves = [shelf for shelf in shelves if not shelf.group.is_edit]
+        self.time_mean = time_mean
+
+    def loss(self, rng: Random, generator: torch.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:
+        """Flow matching without any condition."""
+        shelf = rng.choices(self.shelves, [s.group.count for s in self.shelves])[0]
+        drawn = Batch(shelf, rng, generator, batch, self.time_mean)
+        empty = PackedContexts(lengths=(0,) * batch, next_ids=(0,) * batch, keys=(), values=())
+        output = self.network(drawn.rows(), contexts=empty, backend="plain")
+        flow = (torch.stack(output.velocities) - drawn.target_RCYX).square().mean()
+        return flow, {"flow": flow.item()}
+
+    def look(self, folder: Path, step: int) -> dict[str, float]:
+        """Measure the flow loss on one fixed batch."""
+        with torch.autocast("cpu", torch.bfloat16):
+            flow, _ = self.loss(Random(1), torch.Generator().manual_seed(1), 256)
+        return {"flow": flow.item()}
+
+
+def unbridged(config: HBridgeConfig) -> HBridgeConfig:
+    """Return the config with no bridged pair: the plain diffusion transformer."""
+    return replace(config, skip_first=config.understanding.num_hidden_layers, skip_last=0)
+
+
+class BridgeStage:
+    """Bridge, diffusion transformer and learned tokens, with everything of the understanding side frozen.
+
+    Attributes:
+        drop: Share of rows whose context is the empty prompt's, for guidance.
+        srt_weight: Weight of the semantic reconstruction loss.
+        edit_share: Share of steps that edit.
+    """
+
+    name = "bridge"
+
+    def __init__(
+        self,
+        family: Family,
+        network: HBridgeNetwork,
+        expert: QwenVL,
+        processor: Processor,
+        shelves: Sequence[Shelf],
+        *,
+        time_mean: float,
+        drop: float,
+        srt_weight: float,
+        edit_share: float,
+    ) -> None:
+        self.family, self.network, self.processor = family, network, processor
+        self.module: nn.Module = network
+        self.expert = expert
+        self.shelves = shelves
+        self.time_mean, self.drop, self.srt_weight, self.edit_share = time_mean, drop, srt_weight, edit_share
+
+    def loss(self, rng: Random, generator: torch.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:
+        """Flow matching on prompts or on edits, and the semantic reconstruction loss."""
+        is_edit = rng.random() < self.edit_share
+        shelves = [shelf for shelf in self.shelves if shelf.group.is_edit == is_edit]
+        shelf = rng.choices(shelves, [s.group.count for s in shelves])[0]
+        drawn = Batch(shelf, rng, generator, batch, self.time_mean)
+        contexts = self.read([self._prompt(rng, each) for each in drawn.samples])
+        output = self.network(drawn.rows(), contexts=contexts, backend="plain")
+        flow = (torch.stack(output.velocities) - drawn.target_RCYX).square().mean()
+        srt = self._srt_loss(output.srt_RNh, drawn.samples)
+        task = "edit" if is_edit else "generate"
+        return flow + self.srt_weight * srt, {f"flow_{task}": flow.item(), "srt": srt.item()}
+
+    def _prompt(self, rng: Random, each: Sample) -> Prompt:
+        images = (render(each.before),) if each.before is not None else ()
+        return Prompt.draw("" if rng.random() < self.drop else each.text, images)
+
+    @torch.no_grad()
+    def read(self, prompts: Sequence[Prompt]) -> PackedContexts:
+        """Prefill prompts with the frozen expert and pack what the bridge reads."""
+        pairs = self.network.config.pairs
+        contexts = self.expert.prefill([self.processor.encode(prompt) for prompt in prompts], keep=pairs)
+        return PackedContexts.of(contexts, pairs)
+
+    def _srt_loss(self, srt_RNh: Tensor, samples: Sequence[Sample]) -> Tensor:
+        """Return the cosine distance to the frozen vision features, pooled to as many cells.
+
+        Source: HBridge, arXiv:2511.20520, semantic reconstruction tokens.
+        """
+        vision = self.expert.config.vision
+        assert vision is not None, "the reconstruction loss needs a vision tower"
+        side = math.isqrt(srt_RNh.shape[1])
+        images = [cut(render(each.after), vision) for each in samples]
+        with torch.no_grad():
+            features = self.expert.see(images).float()
+        grid = torch.unflatten(features, 0, (len(samples), images[0].rows, images[0].columns)).movedim(-1, 1)
+        target_RNW = adaptive_avg_pool2d(grid, side).flatten(2).mT
+        return (1 - cosine_similarity(self.network.srt_proj(srt_RNh).float(), target_RNW, dim=-1)).mean()
+
+    def look(self, folder: Path, step: int) -> dict[str, float]:
+        """Draw and edit fixed cases with averaged weights; score them strictly; write a contact sheet."""
+        figures = {}
+        shown, captions = [], []
+        rng = Random(3)
+        asked = {kind: [make(rng, Canvas(held_out=i % 2 == 1)) for i in range(16)] for kind, make in CAPTIONS.items()}
+        drawings = [Drawing(prompt=c.text, seed=i) for kind in asked for i, c in enumerate(asked[kind])]
+        pictures = iter(paint(self.family, drawings))
+        for kind, cases in asked.items():
+            seen = [(case, next(pictures)) for case in cases]
+            right = [case.wish.is_met(detect(picture)) for case, picture in seen]
+            ground = [case.wish.background in (None, detect(p).background) for case, p in seen]
+            figures[kind] = sum(right) / len(right)
+            figures[f"{kind}/background"] = sum(ground) / len(ground)
+            shown += [(picture,) for _, picture in seen[:4]]
+            captions += [f"{'+' if ok else '-'} {case.text}" for (case, _), ok in list(zip(seen, right, strict=True))[:4]]
+        edits = [(name, make(rng, Canvas())) for name, make in EDITS.items() for _ in range(8)]
+        befores = [render(edit.before) for _, edit in edits]
+        redrawn = paint(
+            self.family,
+            [Drawing(prompt=e.text, images=(b,), seed=i) for i, ((_, e), b) in enumerate(zip(edits, befores, strict=True))],
+        )
+        right = [edit.is_met(detect(picture)) for (_, edit), picture in zip(edits, redrawn, strict=True)]
+        figures["edits"] = sum(right) / len(right)
+        for i in range(0, len(edits), 4):
+            shown.append((befores[i], redrawn[i]))
+            captions.append(f"{'+' if right[i] else '-'} {edits[i][1].text}")
+        contact_sheet(folder / f"sheet-{step:07d}.png", shown, captions=captions)
+        return figures
+
+
+def initialise(network: HBridgeNetwork) -> None:
+    """Start small and near the identity: Xavier linears, gates and output near 0, QKV-Linears near identity."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for name, parameter in network.named_parameters():
+        if name.endswith("norm1.linear.weight") or name.endswith("norm_out.linear_1.weight"):
+            nn.init.normal_(parameter, std=0.02)
+        if name.endswith("norm1.linear.bias"):
+            gates = parameter.data.view(4, -1)
+            gates[1] = gates[3] = 0.5
+        if name.endswith("norm_out.linear_2.weight"):
+            nn.init.zeros_(parameter)
+    for bridge in network.bridge.values():
+        for linear in (bridge.q_linear, bridge.k_linear, bridge.v_linear, bridge.o_linear):
+            nn.init.eye_(linear.weight)
+            linear.weight.data += 0.02 * torch.randn_like(linear.weight)
+
+
+def load_prior(network: HBridgeNetwork, average: Mapping[str, Tensor]) -> None:
+    """Start the bridged network from the prior's averaged weights.
+
+    Raises:
+        ValueError: The prior has weights that the network lacks.
+    """
+    unknown = average.keys() - network.state_dict().keys()
+    if unknown:
+        raise ValueError(f"the prior is of another shape: {sorted(unknown)}")
+    state: dict[str, Any] = {**network.state_dict(), **average}
+    network.load_state_dict(state)
+
+
+__all__ = ["BridgeStage", "Group", "PriorStage", "initialise", "load_prior"]

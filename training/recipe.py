@@ -1,0 +1,170 @@
+"""A recipe: the stages of a checkpoint in order, a configuration file each, run from where they stopped.
+
+    runs/<recipe>/tokenizer, vae, vlm, prior, bridge    states, logs and contact sheets of the stages
+    runs/<recipe>/latents                               pictures encoded once
+    model/checkpoints/hbridge-<recipe>                  what is kept
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from model.checkpoint import save
+from model.hbridge.config import HBridgeConfig
+from model.hbridge.family import HBridge
+from training.autoencoder import AutoencoderStage, latent_statistics
+from training.drawings import Group, Shelf, fill_shelf
+from training.generation import BridgeStage, PriorStage, initialise, load_prior
+from training.trainer import Average, Schedule, Trainer
+from training.understanding import UnderstandingStage
+from training.vocabulary import train_tokenizer
+
+RECIPES = Path(__file__).parent / "recipes"
+STAGES = ("tokenizer", "vae", "vlm", "latents", "prior", "bridge", "keep")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Where a recipe's configuration and its runs lie."""
+
+    name: str
+    runs: Path
+
+    def read(self, stage: str) -> dict[str, Any]:
+        """Read the configuration file of a stage."""
+        content: dict[str, Any] = yaml.safe_load((RECIPES / self.name / f"{stage}.yaml").read_text())
+        return content
+
+    def folder(self, stage: str) -> Path:
+        """Return the folder of a stage's run."""
+        return self.runs / self.name / stage
+
+    def average(self, stage: str) -> dict[str, Tensor]:
+        """Return the averaged weights that a stage ended with.
+
+        Raises:
+            FileNotFoundError: The stage has not run.
+        """
+        state = torch.load(self.folder(stage) / "state.pt", weights_only=True)
+        weights: dict[str, Tensor] = state["average"]
+        return weights
+
+    def run(self, stage: str) -> None:
+        """Run one stage, or go on with it.
+
+        Raises:
+            ValueError: There is no such stage.
+        """
+        if stage not in STAGES:
+            raise ValueError(f"stage {stage!r} must be one of {', '.join(STAGES)}")
+        getattr(self, stage)()
+
+    def tokenizer(self) -> None:
+        """Train the tokenizer."""
+        train_tokenizer(self.folder("tokenizer"), **self.read("vlm")["tokenizer"])
+
+    def vae(self) -> None:
+        """Train the autoencoder."""
+        config = self.read("vae")
+        torch.manual_seed(config["schedule"]["seed"])
+        self._train(AutoencoderStage(config["model"], **config["options"]), config)
+
+    def vlm(self) -> None:
+        """Train the understanding expert."""
+        config = self.read("vlm")
+        torch.manual_seed(config["schedule"]["seed"])
+        stage = UnderstandingStage(config["model"], self.folder("tokenizer"), **config["options"])
+        self._train(stage, config)
+
+    def latents(self) -> None:
+        """Encode the pictures of all groups once."""
+        vae = self._autoencoder()
+        for group in self._groups():
+            fill_shelf(self.folder("latents"), group, vae)
+
+    def prior(self) -> None:
+        """Train the diffusion transformer without text."""
+        config = self.read("prior")
+        torch.manual_seed(config["schedule"]["seed"])
+        self._train(PriorStage(self._config(), self._shelves(), **config["options"]), config)
+
+    def bridge(self) -> None:
+        """Train bridge and diffusion transformer on prompts and edits."""
+        config = self.read("bridge")
+        torch.manual_seed(config["schedule"]["seed"])
+        family = self.assemble()
+        initialise(family.network)
+        load_prior(family.network, self.average("prior"))
+        family.network.requires_grad_(True)
+        family.expert.use_backend("plain")
+        stage = BridgeStage(
+            family, family.network, family.expert, family.processor, self._shelves(), **config["options"]
+        )
+        self._train(stage, config)
+
+    def keep(self, *, folder: Path | None = None) -> None:
+        """Write the checkpoint from the averaged weights of all stages, in bfloat16 but for the autoencoder."""
+        family = self.assemble()
+        _fill(family.network, self.average("bridge"))
+        target = folder or Path("model/checkpoints") / f"hbridge-{self.name}"
+        family.module.to(torch.bfloat16)
+        save(family, target, tokenizer_from=self.folder("tokenizer"))
+
+    def assemble(self) -> HBridge:
+        """Build the family with a trained understanding side and autoencoder, and an untrained bridge."""
+        family = HBridge.from_config(self._dict(), self.folder("tokenizer"))
+        _fill(family.expert, self.average("vlm"))
+        _fill(family.vae, self.average("vae"))
+        family.module.requires_grad_(False).eval()
+        return family
+
+    def _train(self, stage: Any, config: dict[str, Any]) -> None:
+        Trainer(stage, Schedule(**config["schedule"]), self.folder(stage.name)).run()
+
+    def _autoencoder(self) -> Any:
+        config = self.read("vae")
+        module = AutoencoderStage(config["model"], **config["options"]).module
+        _fill(module, self.average("vae"))
+        shift, scale = self._statistics(module.eval())
+        module.register_to_config(shift_factor=shift, scaling_factor=scale)  # type: ignore[operator]
+        return module
+
+    def _statistics(self, module: nn.Module | None = None) -> tuple[float, float]:
+        """Return the latents' shift and scale, measured once."""
+        path = self.folder("vae") / "latents.json"
+        if not path.exists():
+            assert module is not None, "the latents are measured before they are used"
+            shift, scale = latent_statistics(module)
+            path.write_text(json.dumps({"shift": round(shift, 4), "scale": round(scale, 4)}) + "\n")
+        content = json.loads(path.read_text())
+        return content["shift"], content["scale"]
+
+    def _dict(self) -> dict[str, Any]:
+        shift, scale = self._statistics()
+        vae = self.read("vae")["model"] | {"shift_factor": shift, "scaling_factor": scale}
+        return self.read("hbridge") | {"understanding": self.read("vlm")["model"], "vae": vae}
+
+    def _config(self) -> HBridgeConfig:
+        return HBridgeConfig.from_dict(self._dict())
+
+    def _groups(self) -> list[Group]:
+        return [Group(**group) for group in self.read("latents")["groups"]]
+
+    def _shelves(self) -> list[Shelf]:
+        return [Shelf(self.folder("latents"), group) for group in self._groups()]
+
+
+def _fill(module: nn.Module | None, weights: dict[str, Tensor]) -> None:
+    assert module is not None, "the part must be there to be filled"
+    missing = {name for name, _ in module.named_parameters()} - weights.keys()
+    if missing:
+        raise ValueError(f"no weights for {sorted(missing)}")
+    module.load_state_dict(weights, strict=False)
+
+
+__all__ = ["STAGES", "Average", "Recipe"]

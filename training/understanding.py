@@ -1,0 +1,240 @@
+"""Stage "vlm": the understanding expert learns to answer, to describe, and to say what prompts mean.
+
+Four kinds of lesson: questions about a picture (several at once, each blind to the others), descriptions of
+pictures, the meaning of prompts without a picture, and the outcome of instructions on a picture. The last two make
+its middle layers carry what the generation side will read.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from model.family import TextRow
+from model.prompt import Prompt
+from model.qwen_vl.config import QwenVLConfig
+from model.qwen_vl.expert import QwenVL
+from model.qwen_vl.kv_cache import KVCache
+from model.qwen_vl.processor import Processor
+from model.qwen_vl.token_prompt import TokenPrompt
+from model.qwen_vl.tokenizer import Tokenizer
+from training.world import BACKGROUNDS, Scene, build, random_kind, render
+from training.words import (
+    CAPTIONS,
+    EDITS,
+    SCORED_QUESTIONS,
+    Canvas,
+    Edit,
+    Query,
+    describe,
+    parse,
+    question,
+)
+
+SIZES = ((64, 64), (64, 64), (64, 64), (96, 64), (64, 96))
+ASSISTANT = "<|im_start|>assistant\n"
+END = "<|im_end|>"
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A beginning and its continuations; of each continuation only the answer is learnt."""
+
+    prompt: TokenPrompt
+    branches: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+
+
+class Lessons:
+    """Makes lessons out of scenes, in the very templates that serving uses."""
+
+    def __init__(self, processor: Processor, tokenizer: Tokenizer, question_weights: Mapping[str, float]) -> None:
+        self.processor, self.tokenizer = processor, tokenizer
+        self.kinds, self.weights = list(question_weights), list(question_weights.values())
+
+    def questions(self, rng: Random, count: int) -> Lesson:
+        """Several questions about one picture."""
+        scene = any_scene(rng)
+        queries: list[Query] = []
+        while len(queries) < count:
+            query = question(rng, scene, rng.choices(self.kinds, self.weights)[0])
+            if query is not None:
+                queries.append(query)
+        pairs = ((f"{query.text}{END}\n{ASSISTANT}", query.answer) for query in queries)
+        return Lesson(self._about(scene), tuple(self._branch(*pair) for pair in pairs))
+
+    def description(self, rng: Random) -> Lesson:
+        """All that one picture shows."""
+        scene = any_scene(rng)
+        query = question(rng, scene, "description")
+        assert query is not None, "every scene can be described"
+        return Lesson(self._about(scene), (self._branch(f"{query.text}{END}\n{ASSISTANT}", query.answer),))
+
+    def meaning(self, rng: Random) -> Lesson:
+        """What a prompt demands, told without a picture."""
+        caption = rng.choice(list(CAPTIONS.values()))(rng, Canvas())
+        prompt = self.processor.encode(Prompt.draw(caption.text))
+        return Lesson(prompt, (self._branch(ASSISTANT, parse(caption.wish)),))
+
+    def outcome(self, rng: Random) -> Lesson:
+        """What an instruction makes of a picture."""
+        edit = rng.choice(list(EDITS.values()))(rng, Canvas(lattice=rng.random() < 0.6))
+        prompt = self.processor.encode(Prompt.draw(edit.text, (render(edit.before),)))
+        return Lesson(prompt, (self._branch(ASSISTANT, outcome_text(edit)),))
+
+    def _about(self, scene: Scene) -> TokenPrompt:
+        whole = self.processor.encode(Prompt.ask("", (render(scene),)))
+        tail = len(self.tokenizer.encode(f"{END}\n{ASSISTANT}", []))
+        return TokenPrompt(tokens=whole.tokens[:-tail], images=whole.images)
+
+    def _branch(self, ask: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return tuple(self.tokenizer.encode(ask, [])), tuple(self.tokenizer.encode(answer + END, []))
+
+
+def outcome_text(edit: Edit) -> str:
+    """Say what the picture shows after an edit, as far as the instruction decides it."""
+    return parse(edit.wish)
+
+
+def any_scene(rng: Random) -> Scene:
+    """Draw a scene: random things, or one that a caption or an instruction speaks of."""
+    width, height = rng.choice(SIZES)
+    canvas = Canvas(width=width, height=height, lattice=rng.random() < 0.4)
+    if rng.random() < 0.3:
+        return rng.choice(list(CAPTIONS.values()))(rng, canvas).scene
+    background = rng.choice(BACKGROUNDS)
+    kinds = [random_kind(rng, background) for _ in range(rng.choice((1, 2, 2, 3, 3, 4)))]
+    if rng.random() < 0.3:
+        kinds[-1] = kinds[0]
+    return build(rng, background, kinds, width=width, height=height, lattice=canvas.lattice)
+
+
+class UnderstandingStage:
+    """Next-token loss on the answers; each kind of lesson weighs the same."""
+
+    name = "vlm"
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        tokenizer_folder: Path,
+        *,
+        draw_template: str,
+        questions: Mapping[str, float],
+        questions_per_picture: int,
+    ) -> None:
+        tokenizer = Tokenizer.from_folder(tokenizer_folder)
+        assert tokenizer is not None, f"no tokenizer in {tokenizer_folder}"
+        self.expert = QwenVL(QwenVLConfig.from_dict(config))
+        initialise(self.expert)
+        self.expert.use_backend("plain")
+        self.module: nn.Module = self.expert
+        self.tokenizer = tokenizer
+        self.processor = Processor(
+            self.expert.config, tokenizer, draw_template=draw_template, max_prompt_tokens=1024
+        )
+        self.lessons = Lessons(self.processor, tokenizer, questions)
+        self.questions_per_picture = questions_per_picture
+
+    def loss(self, rng: Random, generator: torch.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:
+        """Draw `batch` pictures with questions, and half as many of each other kind of lesson."""
+        lessons = self.lessons
+        asked = [lessons.questions(rng, self.questions_per_picture) for _ in range(batch)]
+        told = [make(rng) for make in (lessons.description, lessons.meaning, lessons.outcome) for _ in range(batch // 2)]
+        losses = {"answers": self._learn(asked)}
+        loss_of_told = self._learn(told)
+        per = [part.mean() for part in loss_of_told.split([_answer_tokens(told[i::1][: batch // 2]) for i in (0, batch // 2, batch)])]
+        losses |= dict(zip(("description", "meaning", "outcome"), per, strict=True))
+        losses["answers"] = losses["answers"].mean()
+        total = 2 * losses["answers"] + losses["description"] + losses["meaning"] + losses["outcome"]
+        return total, {name: value.item() for name, value in losses.items()}
+
+    def _learn(self, lessons: Sequence[Lesson]) -> Tensor:
+        branches = [[(*ask, *answer[:-1]) for ask, answer in lesson.branches] for lesson in lessons]
+        features_TC = self.expert.branch_features([lesson.prompt for lesson in lessons], branches)
+        learnt, targets, start = [], [], 0
+        for lesson in lessons:
+            for ask, answer in lesson.branches:
+                end = start + len(ask) + len(answer) - 1
+                learnt += range(end - len(answer), end)
+                targets += answer
+                start = end
+        logits = self.expert.head(features_TC[torch.tensor(learnt)]).float()
+        return cross_entropy(logits, torch.tensor(targets), reduction="none")
+
+    def look(self, folder: Path, step: int) -> dict[str, float]:
+        """Answer fresh questions about pictures that all hold a held-out pair, and some that hold none."""
+        figures = {}
+        for name, held_out in (("held_out", True), ("seen", False)):
+            right = answer_score(self, Random(5), per_kind=24, held_out=held_out)
+            figures |= {f"{name}/{kind}": share for kind, share in right.items()} if held_out else {}
+            figures[f"{name}/vqa"] = sum(right.values()) / len(right)
+        figures["outcome"] = self._told_right(Random(9), 24, outcome=True)
+        figures["meaning"] = self._told_right(Random(9), 24, outcome=False)
+        return figures
+
+    def _told_right(self, rng: Random, count: int, *, outcome: bool) -> float:
+        make = self.lessons.outcome if outcome else self.lessons.meaning
+        lessons = [make(rng) for _ in range(count)]
+        prompts = [
+            TokenPrompt(tokens=(*lesson.prompt.tokens, *lesson.branches[0][0]), images=lesson.prompt.images)
+            for lesson in lessons
+        ]
+        end = self.expert.config.eos_token_id
+        answers = self.write(prompts, max_tokens=64)
+        wanted = [[token for token in lesson.branches[0][1] if token != end] for lesson in lessons]
+        return sum(a == w for a, w in zip(answers, wanted, strict=True)) / count
+
+    def write(self, prompts: Sequence[TokenPrompt], *, max_tokens: int = 8) -> list[list[int]]:
+        """Answer greedily, all prompts together."""
+        layers = range(self.expert.config.num_hidden_layers)
+        contexts = self.expert.prefill(prompts, keep=layers, logits=True)
+        caches = [KVCache(context) for context in contexts]
+        logits_RV = torch.stack([c.logits_V for c in contexts if c.logits_V is not None])
+        answers: list[list[int]] = [[] for _ in prompts]
+        open_rows = list(range(len(prompts)))
+        for _ in range(max_tokens):
+            tokens = logits_RV.argmax(-1).tolist()
+            going = [(row, t) for row, t in zip(open_rows, tokens, strict=True) if t not in self.processor.end_tokens]
+            for row, token in going:
+                answers[row].append(token)
+            open_rows = [row for row, _ in going]
+            if not open_rows:
+                break
+            logits_RV = self.expert.next_tokens([TextRow(token=t, cache=caches[row]) for row, t in going])
+        return answers
+
+
+def _answer_tokens(lessons: Sequence[Lesson]) -> int:
+    return sum(len(answer) for lesson in lessons for _, answer in lesson.branches)
+
+
+def answer_score(stage: UnderstandingStage, rng: Random, *, per_kind: int, held_out: bool) -> dict[str, float]:
+    """Return the share of right answers for each kind of question, `per_kind` questions each."""
+    scores = {}
+    for kind in SCORED_QUESTIONS:
+        cases: list[tuple[Scene, Query]] = []
+        while len(cases) < per_kind:
+            canvas = Canvas(held_out=held_out, lattice=rng.random() < 0.5)
+            ground = rng.choice(BACKGROUNDS)
+            scene = canvas.scene(rng, ground, canvas.kinds(rng, ground, rng.randint(1, 4)))
+            query = question(rng, scene, kind)
+            if query is not None:
+                cases.append((scene, query))
+        prompts = [stage.processor.encode(Prompt.ask(q.text, (render(s),))) for s, q in cases]
+        answers = [stage.tokenizer.decode(tokens).strip() for tokens in stage.write(prompts)]
+        scores[kind] = sum(a == q.answer for a, (_, q) in zip(answers, cases, strict=True)) / per_kind
+    return scores
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw linear and embedding weights from a normal of deviation 0.02, as Qwen2 does; biases 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding | nn.Conv3d):
+            nn.init.normal_(part.weight, std=0.02)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
