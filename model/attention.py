@@ -62,8 +62,12 @@ def _sdpa(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> Te
     out: list[Tensor] = [q_THD] * len(segments.q_lengths)
     for (q_length, kv_length), indices in same_shape.items():
         q_BHLD = torch.stack([q_THD[q_starts[i] : q_starts[i] + q_length] for i in indices]).transpose(1, 2)
-        k_BKLD = torch.stack([k_SKD[kv_starts[i] : kv_starts[i] + kv_length] for i in indices]).transpose(1, 2)
-        v_BKLD = torch.stack([v_SKD[kv_starts[i] : kv_starts[i] + kv_length] for i in indices]).transpose(1, 2)
+        k_BKLD = torch.stack([k_SKD[kv_starts[i] : kv_starts[i] + kv_length] for i in indices]).transpose(
+            1, 2
+        )
+        v_BKLD = torch.stack([v_SKD[kv_starts[i] : kv_starts[i] + kv_length] for i in indices]).transpose(
+            1, 2
+        )
         mask = causal_mask(q_length, kv_length, q_THD.device) if segments.causal and q_length > 1 else None
         grouped = q_BHLD.shape[1] != k_BKLD.shape[1]
         a_BHLD = scaled_dot_product_attention(q_BHLD, k_BKLD, v_BKLD, attn_mask=mask, enable_gqa=grouped)

@@ -16,7 +16,9 @@ SOLVERS = ("euler", "dpmpp_2m")
 MAX_STEPS = 1000
 
 
-def time_grid(num_steps: int, latent_rows: int, latent_columns: int, *, name: str = "omnigen2") -> tuple[float, ...]:
+def time_grid(
+    num_steps: int, latent_rows: int, latent_columns: int, *, name: str = "omnigen2"
+) -> tuple[float, ...]:
     """Return num_steps + 1 strictly rising times from 0 to 1, computed in float64, rounded to float32.
 
     "omnigen2" shifts by latent pixels: m = sqrt(rows·columns)/40, t = s/(m − m·s + s); "linear" does not.
@@ -27,7 +29,9 @@ def time_grid(num_steps: int, latent_rows: int, latent_columns: int, *, name: st
     Source: OmniGen2, arXiv:2506.18871, released scheduler, dynamic_time_shift.
     """
     if not 1 <= num_steps <= MAX_STEPS:
-        raise BadRequest(f"num_inference_steps {num_steps} must be 1 to {MAX_STEPS}", param="num_inference_steps")
+        raise BadRequest(
+            f"num_inference_steps {num_steps} must be 1 to {MAX_STEPS}", param="num_inference_steps"
+        )
     even = [i / num_steps for i in range(num_steps)]
     if name == "omnigen2":
         m = math.sqrt(latent_rows * latent_columns) / 40

@@ -41,7 +41,9 @@ class Guidance:
         """Refuse an interval outside [0, 1]."""
         low, high = self.interval
         if not 0 <= low <= high <= 1:
-            raise BadRequest(f"guidance_interval [{low}, {high}] must rise within [0, 1]", param="guidance_interval")
+            raise BadRequest(
+                f"guidance_interval [{low}, {high}] must rise within [0, 1]", param="guidance_interval"
+            )
 
     def branches(self, clock: float, *, has_references: bool) -> tuple[Branch, ...]:
         """Return the branches that a step at this clock needs, FULL first."""

@@ -29,7 +29,7 @@ def time_sinusoid(times_B: Tensor, num_channels: int, scale: float) -> Tensor:
 class RMSNorm(nn.Module):
     """Root-mean-square norm in the dtype of its weight, also under autocast.
 
-    Source: Zhang and Sennrich 2019, arXiv:1910.07467, section 3.
+    Source: Zhang and Sennrich 2019, arXiv:1910.07467.
     """
 
     def __init__(self, width: int, eps: float) -> None:

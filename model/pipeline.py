@@ -155,7 +155,12 @@ def draw(family: Family, drawing: Drawing, listener: Listener = ignore) -> Drawn
     step_pixels = family.capabilities.size_step**2
     usage.image_tokens = len(walks) * plan.size.width * plan.size.height // step_pixels
     return Drawn(
-        images=tuple(pictures), seeds=plan.seeds, size=plan.size, guidance=plan.guidance, times=times, usage=usage
+        images=tuple(pictures),
+        seeds=plan.seeds,
+        size=plan.size,
+        guidance=plan.guidance,
+        times=times,
+        usage=usage,
     )
 
 
@@ -217,7 +222,9 @@ def plan_drawing(family: Family, drawing: Drawing) -> Plan:
     text = can.edit_guidance_scale if drawing.images else can.guidance_scale
     guidance = Guidance(
         text=text if drawing.guidance_scale is None else drawing.guidance_scale,
-        image=(can.image_guidance_scale if drawing.image_guidance_scale is None else drawing.image_guidance_scale)
+        image=(
+            can.image_guidance_scale if drawing.image_guidance_scale is None else drawing.image_guidance_scale
+        )
         if drawing.images
         else 1.0,
         interval=drawing.guidance_interval or can.guidance_interval,
@@ -232,7 +239,9 @@ def plan_drawing(family: Family, drawing: Drawing) -> Plan:
     return Plan(
         size=size,
         seeds=tuple((seed + i) % (MAX_SEED + 1) for i in range(drawing.n)),
-        num_steps=can.num_inference_steps if drawing.num_inference_steps is None else drawing.num_inference_steps,
+        num_steps=can.num_inference_steps
+        if drawing.num_inference_steps is None
+        else drawing.num_inference_steps,
         guidance=guidance,
         prompts={branch: branch_prompts[branch] for branch in branches},
     )

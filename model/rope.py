@@ -73,12 +73,15 @@ def axial_table(ids_T3: Tensor, axes_dims: Sequence[int], theta: float) -> tuple
 
 
 def rotate_pairs(x_THD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-    """Rotate channel 2i with channel 2i + 1, as complex numbers; the table is cast to the dtype of x.
+    """Rotate channel 2i with channel 2i + 1, as complex numbers, in float32.
+
+    Returns:
+        In the dtype of x.
 
     Source: Su et al. 2021, arXiv:2104.09864, section 3.4.2.
     """
-    even_THE, odd_THE = torch.unflatten(x_THD, -1, (-1, 2)).unbind(-1)
-    cos_T1E, sin_T1E = cos_TE.to(x_THD.dtype)[:, None], sin_TE.to(x_THD.dtype)[:, None]
+    even_THE, odd_THE = torch.unflatten(x_THD.to(cos_TE.dtype), -1, (-1, 2)).unbind(-1)
+    cos_T1E, sin_T1E = cos_TE[:, None], sin_TE[:, None]
     turned_even = torch.addcmul(even_THE * cos_T1E, odd_THE, sin_T1E, value=-1)
     turned_odd = torch.addcmul(odd_THE * cos_T1E, even_THE, sin_T1E)
-    return torch.stack([turned_even, turned_odd], -1).flatten(-2)
+    return torch.stack([turned_even, turned_odd], -1).flatten(-2).to(x_THD.dtype)

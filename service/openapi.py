@@ -33,6 +33,7 @@ def form_schema(body: dict[str, Any]) -> dict[str, Any]:
     """Return a body's schema as a form: the same fields, images as files."""
     form = deepcopy(body)
     form["title"] = "EditForm"
+    del form["oneOf"]
     form["properties"].pop("images")
     form["properties"]["image"] = {
         "type": "array",

@@ -37,7 +37,7 @@ class AutoencoderStage:
     def __init__(
         self, config: Mapping[str, Any], *, kl: float = 1e-5, noise: float = 0.05, whole_every: int = 4
     ) -> None:
-        self.module: nn.Module = AutoencoderKL(**config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module: nn.Module = AutoencoderKL(**config).to(memory_format=torch.channels_last)
         self.kl, self.noise, self.whole_every = kl, noise, whole_every
 
     def loss(self, rng: Random, generator: torch.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:
@@ -67,7 +67,7 @@ class AutoencoderStage:
         pictures = [render(scene) for scene in scenes]
         x_BCHW = torch.stack([to_tensor(picture) for picture in pictures])
         redrawn = []
-        for part in x_BCHW.split(50):
+        for part in torch.split(x_BCHW, 50):
             z = self.module.encode(part).latent_dist.mean  # type: ignore[operator]
             redrawn += to_pictures(list(self.module.decode(z).sample.float().clamp(-1, 1) / 2 + 0.5))  # type: ignore[operator]
         right = [same_scene(detect(picture), scene) for picture, scene in zip(redrawn, scenes, strict=True)]
@@ -111,5 +111,5 @@ def latent_statistics(module: Any, *, pictures: int = 256) -> tuple[float, float
     rng = Random(11)
     x_BCHW = torch.stack([to_tensor(render(whole_scene(rng, 64, 64))) for _ in range(pictures)])
     with torch.no_grad():
-        z = torch.cat([module.encode(part).latent_dist.mean for part in x_BCHW.split(64)])
+        z = torch.cat([module.encode(part).latent_dist.mean for part in torch.split(x_BCHW, 64)])
     return float(z.mean()), float(1 / z.std())

@@ -19,7 +19,9 @@ screen = Console(stderr=True)
 
 def train(
     recipe: Annotated[str, typer.Option(help="Folder of training/recipes.")] = "tiny",
-    stage: Annotated[str | None, typer.Option(help=f"One of {', '.join(STAGES)}; all in order when left out.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(STAGES)}; all in order when left out.")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Where states, logs and sheets go.")] = Path("runs"),
     threads: Annotated[int, typer.Option(help="Processor threads; 0 takes PyTorch's choice.")] = 0,
 ) -> None:
@@ -33,12 +35,20 @@ def train(
 
 def examine(
     model: Annotated[str, typer.Option(help="Checkpoint folder or short name.")] = "hbridge-tiny",
-    server: Annotated[str | None, typer.Option(help="Ask this running service instead, e.g. http://127.0.0.1:8000.")] = None,
+    server: Annotated[
+        str | None, typer.Option(help="Ask this running service instead, e.g. http://127.0.0.1:8000.")
+    ] = None,
     per_kind: Annotated[int, typer.Option(help="Cases of each kind.")] = 100,
-    seen: Annotated[bool, typer.Option("--seen", help="Combinations that training showed, instead of held-out ones.")] = False,
+    seen: Annotated[
+        bool, typer.Option("--seen", help="Combinations that training showed, instead of held-out ones.")
+    ] = False,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the pictures to make.")] = None,
-    suite: Annotated[list[str] | None, typer.Option(help="generate, edit or understand; all when left out.")] = None,
-    output: Annotated[Path | None, typer.Option(help="JSON file; benchmarks/results/eval-MODEL.json when left out.")] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="generate, edit or understand; all when left out.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="JSON file; benchmarks/results/eval-MODEL.json when left out.")
+    ] = None,
 ) -> None:
     """Score a checkpoint or a running service, strictly, with fixed seeds."""
     subject = Server(server) if server else Checkpoint(load(model))
@@ -52,7 +62,12 @@ def examine(
         sheet=path.with_suffix(".png"),
         suites=suite or ("generate", "edit", "understand"),
     )
-    about = {"model": Path(model).name, "weights_hash": weights_hash(model), "held_out": not seen, "per_kind": per_kind}
+    about = {
+        "model": Path(model).name,
+        "weights_hash": weights_hash(model),
+        "held_out": not seen,
+        "per_kind": per_kind,
+    }
     write_record(path, invoked(), {**about, "scores": scores})
     screen.print(_table(scores), f"written to {path}", sep="\n")
 
@@ -65,5 +80,7 @@ def _table(scores: dict[str, object]) -> Table:
         for kind, report in content["kinds"].items():
             score = Score(right=report["right"], count=report["count"])
             low, high = score.interval
-            table.add_row("", kind, f"{score.share:.3f}", f"{low:.2f} to {high:.2f}", f"{score.right}/{score.count}")
+            table.add_row(
+                "", kind, f"{score.share:.3f}", f"{low:.2f} to {high:.2f}", f"{score.right}/{score.count}"
+            )
     return table

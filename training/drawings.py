@@ -115,4 +115,5 @@ def encode(vae: Any, pictures: Sequence[Any]) -> Tensor:
     """Encode pictures of one size to normalised latents [N, C, Y, X]."""
     pixels = torch.stack([to_tensor(picture) for picture in pictures])
     z = vae.encode(pixels.to(memory_format=torch.channels_last)).latent_dist.mean
-    return ((z - vae.config.shift_factor) * vae.config.scaling_factor).contiguous()
+    latents_NCYX: Tensor = ((z - vae.config.shift_factor) * vae.config.scaling_factor).contiguous()
+    return latents_NCYX

@@ -166,7 +166,9 @@ def evaluate(
         size: Of the pictures to make; None takes the default.
         sheet: Where to write the contact sheets; the suite's name is added to the file's.
     """
-    canvas = Canvas(held_out=held_out) if size is None else Canvas(size.width, size.height, held_out)
+    canvas = Canvas(held_out=held_out)
+    if size is not None:
+        canvas = Canvas(width=size.width, height=size.height, held_out=held_out)
     run: dict[str, Callable[[], dict[str, Score]]] = {
         "generate": lambda: _generate(subject, per_kind, canvas, size, _named(sheet, "generate")),
         "edit": lambda: _edit(subject, per_kind, canvas, _named(sheet, "edit")),
@@ -194,7 +196,9 @@ def _generate(
     for kind, make in CAPTIONS.items():
         rng = Random(f"generate {kind}")
         cases: list[Caption] = [make(rng, canvas) for _ in range(count)]
-        pictures = subject.draw([Drawing(prompt=case.text, seed=i, size=size) for i, case in enumerate(cases)])
+        pictures = subject.draw(
+            [Drawing(prompt=case.text, seed=i, size=size) for i, case in enumerate(cases)]
+        )
         scenes = [detect(picture) for picture in track(pictures, description=f"generate {kind}")]
         right = [case.wish.is_met(scene) for case, scene in zip(cases, scenes, strict=True)]
         scores[kind] = Score(right=sum(right), count=count)
@@ -203,7 +207,9 @@ def _generate(
             for case, scene in zip(cases, scenes, strict=True)
             if case.wish.background
         ]
-        shuffled += [case.wish.is_met(scene) for case, scene in zip(cases, scenes[1:] + scenes[:1], strict=True)]
+        shuffled += [
+            case.wish.is_met(scene) for case, scene in zip(cases, scenes[1:] + scenes[:1], strict=True)
+        ]
         for case, picture, ok in list(zip(cases, pictures, right, strict=True))[:SHOWN_PER_KIND]:
             sheet.add((picture,), case.text, right=ok)
     if path is not None:
@@ -230,7 +236,9 @@ def _edit(subject: Subject, count: int, canvas: Canvas, path: Path | None) -> di
         right = [case.is_met(scene) for case, scene in zip(cases, scenes, strict=True)]
         scores[operation] = Score(right=sum(right), count=count)
         kept += [case.keeps(scene) for case, scene in zip(cases, scenes, strict=True) if case.kept]
-        for case, before, picture, ok in list(zip(cases, befores, pictures, right, strict=True))[:SHOWN_PER_KIND]:
+        for case, before, picture, ok in list(zip(cases, befores, pictures, right, strict=True))[
+            :SHOWN_PER_KIND
+        ]:
             sheet.add((before, picture), case.text, right=ok)
     if path is not None:
         sheet.write(path)
@@ -244,7 +252,9 @@ def _understand(subject: Subject, count: int, canvas: Canvas) -> dict[str, Score
         cases = question_cases(Random(f"understand {kind}"), kind, count, canvas)
         pairs = [(render(scene), query.text) for scene, query in cases]
         answers = subject.answer(list(track(pairs, description=f"understand {kind}")))
-        right = [given.strip().lower() == query.answer for given, (_, query) in zip(answers, cases, strict=True)]
+        right = [
+            given.strip().lower() == query.answer for given, (_, query) in zip(answers, cases, strict=True)
+        ]
         scores[kind] = Score(right=sum(right), count=count)
     return scores
 

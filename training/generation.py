@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity
 
@@ -184,9 +185,13 @@ class BridgeStage:
     def look(self, folder: Path, step: int) -> dict[str, float]:
         """Draw and edit fixed cases with averaged weights; score them strictly; write a contact sheet."""
         figures = {}
-        shown, captions = [], []
+        shown: list[tuple[Image, ...]] = []
+        captions: list[str] = []
         rng = Random(3)
-        asked = {kind: [make(rng, Canvas(held_out=i % 2 == 1)) for i in range(16)] for kind, make in CAPTIONS.items()}
+        asked = {
+            kind: [make(rng, Canvas(held_out=i % 2 == 1)) for i in range(16)]
+            for kind, make in CAPTIONS.items()
+        }
         drawings = [Drawing(prompt=c.text, seed=i) for kind in asked for i, c in enumerate(asked[kind])]
         pictures = iter(paint(self.family, drawings))
         for kind, cases in asked.items():
@@ -196,12 +201,18 @@ class BridgeStage:
             figures[kind] = sum(right) / len(right)
             figures[f"{kind}/background"] = sum(ground) / len(ground)
             shown += [(picture,) for _, picture in seen[:4]]
-            captions += [f"{'+' if ok else '-'} {case.text}" for (case, _), ok in list(zip(seen, right, strict=True))[:4]]
+            captions += [
+                f"{'+' if ok else '-'} {case.text}"
+                for (case, _), ok in list(zip(seen, right, strict=True))[:4]
+            ]
         edits = [(name, make(rng, Canvas())) for name, make in EDITS.items() for _ in range(8)]
         befores = [render(edit.before) for _, edit in edits]
         redrawn = paint(
             self.family,
-            [Drawing(prompt=e.text, images=(b,), seed=i) for i, ((_, e), b) in enumerate(zip(edits, befores, strict=True))],
+            [
+                Drawing(prompt=e.text, images=(b,), seed=i)
+                for i, ((_, e), b) in enumerate(zip(edits, befores, strict=True))
+            ],
         )
         right = [edit.is_met(detect(picture)) for (_, edit), picture in zip(edits, redrawn, strict=True)]
         figures["edits"] = sum(right) / len(right)
@@ -227,10 +238,9 @@ def initialise(network: HBridgeNetwork) -> None:
             gates[1] = gates[3] = 0.5
         if name.endswith("norm_out.linear_2.weight"):
             nn.init.zeros_(parameter)
-    for bridge in network.bridge.values():
-        for linear in (bridge.q_linear, bridge.k_linear, bridge.v_linear, bridge.o_linear):
-            nn.init.eye_(linear.weight)
-            linear.weight.data += 0.02 * torch.randn_like(linear.weight)
+        if name.startswith("bridge.") and name.endswith("_linear.weight"):
+            nn.init.eye_(parameter)
+            parameter.data += 0.02 * torch.randn_like(parameter)
 
 
 def load_prior(network: HBridgeNetwork, average: Mapping[str, Tensor]) -> None:

@@ -39,7 +39,11 @@ def _paint(family: Family, drawings: Sequence[Drawing]) -> list[Image]:
     ]
     grid = family.capabilities.grid
     walks = [
-        Walk(start.latent_CYX, time_grid(plan.num_steps, *start.latent_CYX.shape[1:], name=grid), drawing.solver)
+        Walk(
+            start.latent_CYX,
+            time_grid(plan.num_steps, *start.latent_CYX.shape[1:], name=grid),
+            drawing.solver,
+        )
         for plan, start, drawing in zip(plans, starts, drawings, strict=True)
     ]
     for _ in range(plans[0].num_steps):

@@ -1,8 +1,8 @@
 """A recipe: the stages of a checkpoint in order, a configuration file each, run from where they stopped.
 
-    runs/<recipe>/tokenizer, vae, vlm, prior, bridge    states, logs and contact sheets of the stages
-    runs/<recipe>/latents                               pictures encoded once
-    model/checkpoints/hbridge-<recipe>                  what is kept
+runs/<recipe>/tokenizer, vae, vlm, prior, bridge    states, logs and contact sheets of the stages
+runs/<recipe>/latents                               pictures encoded once
+model/checkpoints/hbridge-<recipe>                  what is kept
 """
 
 import json
@@ -118,7 +118,7 @@ class Recipe:
     def assemble(self) -> HBridge:
         """Build the family with a trained understanding side and autoencoder, and an untrained bridge."""
         family = HBridge.from_config(self._dict(), self.folder("tokenizer"))
-        _fill(family.expert, self.average("vlm"))
+        _fill(family.expert, _under("expert.", self.average("vlm")))
         _fill(family.vae, self.average("vae"))
         family.module.requires_grad_(False).eval()
         return family
@@ -157,6 +157,10 @@ class Recipe:
 
     def _shelves(self) -> list[Shelf]:
         return [Shelf(self.folder("latents"), group) for group in self._groups()]
+
+
+def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
 
 
 def _fill(module: nn.Module | None, weights: dict[str, Tensor]) -> None:

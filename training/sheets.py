@@ -23,7 +23,10 @@ def contact_sheet(
         pictures: The pictures of each cell.
         captions: A text for each cell, folded to its width; none at all is fine too.
     """
-    cells = [_cell(group, text, zoom) for group, text in zip(pictures, captions or [""] * len(pictures), strict=True)]
+    cells = [
+        _cell(group, text, zoom)
+        for group, text in zip(pictures, captions or [""] * len(pictures), strict=True)
+    ]
     width = max(cell.width for cell in cells) + GAP
     height = max(cell.height for cell in cells) + GAP
     columns = min(columns, len(cells))
@@ -36,7 +39,8 @@ def contact_sheet(
 
 def _cell(group: Sequence[Image.Image], caption: str, zoom: int) -> Image.Image:
     enlarged = [
-        picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST) for picture in group
+        picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+        for picture in group
     ]
     width = sum(picture.width + 2 for picture in enlarged)
     lines = _folded(caption, max(8, width // 6))

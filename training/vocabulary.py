@@ -60,7 +60,7 @@ def train_tokenizer(folder: Path, *, vocab_size: int, sentences: int, seed: int)
         "chat_template": CHAT_TEMPLATE,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    return {token: int(words.token_to_id(token)) for token in SPECIAL}
+    return {token: words.get_vocab()[token] for token in SPECIAL}
 
 
 def _sentences(rng: Random, count: int) -> Iterator[str]:

@@ -36,7 +36,13 @@ SHAPE_WORDS = {
     "cross": ("cross", "cross", "plus sign"),
     "diamond": ("diamond", "diamond", "diamond", "rhombus"),
 }
-PLURALS = {"cross": "crosses", "rhombus": "rhombuses", "thing": "things", "shape": "shapes", "object": "objects"}
+PLURALS = {
+    "cross": "crosses",
+    "rhombus": "rhombuses",
+    "thing": "things",
+    "shape": "shapes",
+    "object": "objects",
+}
 COLOUR_WORDS = {"purple": ("purple", "purple", "purple", "violet"), "gray": ("gray", "grey")}
 SIZE_WORDS = {"small": ("small", "small", "little", "tiny"), "large": ("large", "big")}
 NUMBER_WORDS = ("no", "one", "two", "three", "four")
@@ -146,7 +152,9 @@ class Edit:
         """Say whether what was not to change is still what and where it was, within `slack` pixels."""
         return all(
             any(
-                kind_of(thing) == kind_of(old) and abs(thing.x - old.x) <= slack and abs(thing.y - old.y) <= slack
+                kind_of(thing) == kind_of(old)
+                and abs(thing.x - old.x) <= slack
+                and abs(thing.y - old.y) <= slack
                 for thing in scene.things
             )
             for old in self.kept
@@ -259,7 +267,9 @@ class Canvas:
         return replace(scene, things=tuple(ordered))
 
 
-def _want(rng: Random, thing: Thing | Kind, *, size: float = 0.5, colour: float = 1.0, shape: float = 1.0) -> Want:
+def _want(
+    rng: Random, thing: Thing | Kind, *, size: float = 0.5, colour: float = 1.0, shape: float = 1.0
+) -> Want:
     return Want(
         shape=thing.shape if rng.random() < shape else None,
         colour=thing.colour if rng.random() < colour else None,
@@ -351,7 +361,10 @@ def position(rng: Random, canvas: Canvas) -> Caption:
     while True:
         scene = canvas.scene(rng, ground, canvas.kinds(rng, ground, 2))
         held = sorted(relations(scene.things[0], scene.things[1]))
-        if held and (scene.things[0].shape, scene.things[0].colour) != (scene.things[1].shape, scene.things[1].colour):
+        if held and (scene.things[0].shape, scene.things[0].colour) != (
+            scene.things[1].shape,
+            scene.things[1].colour,
+        ):
             break
     relation = rng.choice(held)
     first, second = (_want(rng, t, size=0.2) for t in scene.things)
@@ -449,7 +462,14 @@ def recolour(rng: Random, canvas: Canvas) -> Edit:
         if not is_held_out(new):
             break
     colour = colour_word(rng, new.colour)
-    forms = ("make {} {}", "change {} to {}", "turn {} {}", "paint {} {}", "change the colour of {} to {}", "recolor {} to {}")
+    forms = (
+        "make {} {}",
+        "change {} to {}",
+        "turn {} {}",
+        "paint {} {}",
+        "change the colour of {} to {}",
+        "recolor {} to {}",
+    )
     after = _changed(scene, target, new)
     kept = after.things[:-1]
     text = rng.choice(forms).format(pointed, colour)
@@ -466,7 +486,11 @@ def replace_thing(rng: Random, canvas: Canvas) -> Edit:
         colour = old.colour if rng.random() < 0.5 else rng.choice(COLOURS)
         new = replace(old, shape=shape, colour=colour)
         after = _changed(scene, target, new)
-        if colour != scene.background and not is_held_out(new) and fits(new, after.things[:-1], scene.width, scene.height):
+        if (
+            colour != scene.background
+            and not is_held_out(new)
+            and fits(new, after.things[:-1], scene.width, scene.height)
+        ):
             break
     named = colour != old.colour or rng.random() < 0.4
     want = Want(shape=shape, colour=colour if named else None)
@@ -484,7 +508,9 @@ def remove(rng: Random, canvas: Canvas) -> Edit:
             break
     after = _changed(scene, target, None)
     text = rng.choice(("remove {}", "delete {}", "take away {}", "erase {}", "get rid of {}")).format(pointed)
-    return _finished(rng, "remove", text, scene, after, _full_wish(after.things, scene.background), after.things)
+    return _finished(
+        rng, "remove", text, scene, after, _full_wish(after.things, scene.background), after.things
+    )
 
 
 def add(rng: Random, canvas: Canvas) -> Edit:
@@ -528,7 +554,12 @@ def move(rng: Random, canvas: Canvas) -> Edit:
     after = replace(scene, things=(*rest, new))
     where = region(new, scene.width, scene.height)
     want = replace(_exact(new), region=where)
-    goal = rng.choice(REGION_WORDS[where]).replace("in the", "to the").replace("at the", "to the").replace("on the", "to the")
+    goal = (
+        rng.choice(REGION_WORDS[where])
+        .replace("in the", "to the")
+        .replace("at the", "to the")
+        .replace("on the", "to the")
+    )
     wish = _full_wish(rest, scene.background, want)
     if rest and rng.random() < 0.4:
         other = rng.choice(rest)
@@ -538,7 +569,8 @@ def move(rng: Random, canvas: Canvas) -> Edit:
             relation = rng.choice(held)
             goal = f"{rng.choice(RELATION_WORDS[relation][:2])} {beside}"
             wish = replace(
-                _full_wish(rest, scene.background, _exact(new)), relations=((len(rest), relation, rest.index(other)),)
+                _full_wish(rest, scene.background, _exact(new)),
+                relations=((len(rest), relation, rest.index(other)),),
             )
     text = rng.choice(("move {} {}", "move {} {}", "shift {} {}", "put {} {}")).format(pointed, goal)
     return _finished(rng, "move", text, scene, after, wish, rest)
@@ -553,7 +585,13 @@ def change_background(rng: Random, canvas: Canvas) -> Edit:
         if free:
             break
     ground = rng.choice(free)
-    forms = ("change the background to {}", "make the background {}", "turn the background {}", "use a {} background", "put it on a {} background")
+    forms = (
+        "change the background to {}",
+        "make the background {}",
+        "turn the background {}",
+        "use a {} background",
+        "put it on a {} background",
+    )
     text = rng.choice(forms).format(colour_word(rng, ground))
     after = replace(scene, background=ground)
     return _finished(rng, "background", text, scene, after, _full_wish(scene.things, ground), scene.things)
@@ -575,10 +613,24 @@ EDITS: dict[str, Callable[[Random, Canvas], Edit]] = {
 def _ask_count(rng: Random, scene: Scene) -> Query:
     model = rng.choice(scene.things)
     want = rng.choice(
-        (Want(), Want(), Want(shape=model.shape), Want(colour=model.colour), Want(shape=rng.choice(SHAPES)), Want(size=model.size))
+        (
+            Want(),
+            Want(),
+            Want(shape=model.shape),
+            Want(colour=model.colour),
+            Want(shape=rng.choice(SHAPES)),
+            Want(size=model.size),
+        )
     )
     count = sum(want.holds(t, scene.width, scene.height) for t in scene.things)
-    form = rng.choice(("how many {} are there?", "how many {} are in the picture?", "how many {} do you see?", "count the {}."))
+    form = rng.choice(
+        (
+            "how many {} are there?",
+            "how many {} are in the picture?",
+            "how many {} do you see?",
+            "count the {}.",
+        )
+    )
     return Query(kind="count", text=form.format(noun(rng, want, 2)), answer=str(count))
 
 
@@ -616,8 +668,12 @@ def _ask_exists(rng: Random, scene: Scene) -> Query:
         values = SHAPES if changed == "shape" else COLOURS
         want = replace(want, **{changed: rng.choice(values)})
     there = any(want.holds(t, scene.width, scene.height) for t in scene.things)
-    form = rng.choice(("is there {}?", "is there {} in the picture?", "do you see {}?", "does the picture show {}?"))
-    return Query(kind="exists", text=form.format(_with_article(noun(rng, want))), answer="yes" if there else "no")
+    form = rng.choice(
+        ("is there {}?", "is there {} in the picture?", "do you see {}?", "does the picture show {}?")
+    )
+    return Query(
+        kind="exists", text=form.format(_with_article(noun(rng, want))), answer="yes" if there else "no"
+    )
 
 
 def _ask_relation(rng: Random, scene: Scene) -> Query | None:
@@ -637,7 +693,12 @@ def _ask_relation(rng: Random, scene: Scene) -> Query | None:
 
 
 def _ask_background(rng: Random, scene: Scene) -> Query:
-    forms = ("what colour is the background?", "what color is the background?", "which colour is the background?", "what is the background colour?")
+    forms = (
+        "what colour is the background?",
+        "what color is the background?",
+        "which colour is the background?",
+        "what is the background colour?",
+    )
     return Query(kind="background", text=rng.choice(forms), answer=scene.background)
 
 
@@ -648,7 +709,9 @@ def _ask_position(rng: Random, scene: Scene) -> Query | None:
         return None
     forms = ("where is {}?", "where in the picture is {}?")
     return Query(
-        kind="position", text=rng.choice(forms).format(pointed), answer=region(thing, scene.width, scene.height)
+        kind="position",
+        text=rng.choice(forms).format(pointed),
+        answer=region(thing, scene.width, scene.height),
     )
 
 
@@ -659,9 +722,13 @@ def _ask_description(rng: Random, scene: Scene) -> Query:
 
 QUESTIONS: dict[str, Callable[[Random, Scene], Query | None]] = {
     "count": _ask_count,
-    "colour": _ask_attribute("colour", ("what colour is the {}?", "what color is the {}?", "which colour does the {} have?")),
+    "colour": _ask_attribute(
+        "colour", ("what colour is the {}?", "what color is the {}?", "which colour does the {} have?")
+    ),
     "shape": _ask_attribute("shape", ("what shape is the {}?", "which shape is the {}?", "what is the {}?")),
-    "size": _ask_attribute("size", ("what size is the {}?", "is the {} small or large?", "is the {} large or small?")),
+    "size": _ask_attribute(
+        "size", ("what size is the {}?", "is the {} small or large?", "is the {} large or small?")
+    ),
     "exists": _ask_exists,
     "relation": _ask_relation,
     "background": _ask_background,

@@ -115,13 +115,14 @@ class HBridgeNetwork(nn.Module):
     ) -> tuple[Stream, BridgeStream]:
         """Prepare what the unbridged and the bridged layers share."""
         srt, und = (self.config.srt_count, self.config.srt_position), self.config.understanding
+        device = self.srt_tokens.device
         lengths = tuple(map(sum, self._lengths(images)))
         grids = list(zip(images.references, images.noise, strict=True))
         ids_T3 = torch.cat([self_ids(*pair, *srt) for pair in grids])
-        stream = Stream.of(lengths, ids_T3, self.gen.config, self.srt_tokens, backend)
+        stream = Stream.of(lengths, ids_T3.to(device), self.gen.config, backend)
         offsets = zip(grids, contexts.next_ids, strict=True)
         bridge_T3 = torch.cat([bridge_ids(*pair, *srt) + next_id for pair, next_id in offsets])
-        table = mrope_table(bridge_T3.to(self.srt_tokens.device), und.mrope_section, und.rope_theta)
+        table = mrope_table(bridge_T3.to(device), und.mrope_section, und.rope_theta)
         kv_lengths = tuple(map(sum, zip(contexts.lengths, lengths, strict=True)))
         segments = Segments(lengths, kv_lengths, backend=backend)
         cos_TD, sin_TD = (each.to(self.srt_tokens.dtype) for each in table)

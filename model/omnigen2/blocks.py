@@ -33,24 +33,22 @@ class Stream:
 
     @classmethod
     def of(
-        cls, lengths: tuple[int, ...], ids_T3: Tensor, config: OmniGen2Config, like: Tensor, backend: Backend
+        cls, lengths: tuple[int, ...], ids_T3: Tensor, config: OmniGen2Config, backend: Backend
     ) -> "Stream":
-        """Prepare everything that the blocks of one call share.
+        """Prepare everything that the blocks of one call share, on the device of the ids.
 
         Args:
             lengths: Tokens of each segment.
-            ids_T3: Position ids on the CPU.
+            ids_T3: Position ids.
             config: Of the network that the tokens go through.
-            like: Gives the device and dtype.
             backend: Of the attention.
         """
-        cos_TE, sin_TE = axial_table(ids_T3.to(like.device), config.axes_dim_rope, config.rope_theta)
         segment_T = None
         if min(lengths) < max(lengths):
-            repeats_B = torch.tensor(lengths, device=like.device)
+            repeats_B = torch.tensor(lengths, device=ids_T3.device)
             segment_T = torch.repeat_interleave(repeats_B, output_size=sum(lengths))
-        segments = Segments.own(lengths, backend=backend)
-        return cls(segments, segment_T, cos_TE.to(like.dtype), sin_TE.to(like.dtype))
+        table = axial_table(ids_T3, config.axes_dim_rope, config.rope_theta)
+        return cls(Segments.own(lengths, backend=backend), segment_T, *table)
 
     def norm(self, norm: RMSNorm, x_Th: Tensor, factor_Bh: Tensor) -> Tensor:
         """Normalise every token and multiply it by its segment's factor."""

@@ -68,7 +68,7 @@ def image_ids(first: int, grid: Grid) -> Tensor:
 def axis_starts(first: int, references: Sequence[Grid]) -> list[int]:
     """Return the axis-0 id of each reference and, last, of the noise; each reference spans its longer side.
 
-    Source: OmniGen2, arXiv:2506.18871, section 3 (Omni-RoPE), as released.
+    Source: OmniGen2, arXiv:2506.18871, as released.
     """
     starts = [first]
     for grid in references:

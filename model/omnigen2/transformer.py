@@ -112,7 +112,7 @@ class ImageTransformer(nn.Module):
     def _image_stream(self, grids: Sequence[Grid], backend: Backend) -> Stream:
         ids_T3 = torch.cat([image_ids(0, grid) for grid in grids])
         lengths = tuple(rows * columns for rows, columns in grids)
-        return Stream.of(lengths, ids_T3, self.config, self.x_embedder.weight, backend)
+        return Stream.of(lengths, ids_T3.to(self.x_embedder.weight.device), self.config, backend)
 
     def _embed(self, embedder: nn.Module, latents: Sequence[Tensor], grids: Sequence[Grid]) -> Tensor:
         weight = self.x_embedder.weight
@@ -134,7 +134,7 @@ def _blocks(config: OmniGen2Config, num: int) -> nn.ModuleList:
 class OmniGen2Transformer(ImageTransformer):
     """Text features, references and noise in one bidirectional stack.
 
-    Source: OmniGen2, Wu et al. 2025, arXiv:2506.18871, section 3.
+    Source: OmniGen2, Wu et al. 2025, arXiv:2506.18871.
     """
 
     def __init__(self, config: OmniGen2Config) -> None:
@@ -162,7 +162,7 @@ class OmniGen2Transformer(ImageTransformer):
         lengths = list(zip(num_text, images.reference_lengths, images.noise_lengths, strict=True))
         x_Th = interleave(*zip((text_Th, reference_Th, noise_Th), zip(*lengths, strict=True), strict=True))
         ids_T3 = torch.cat(list(map(joint_ids, num_text, images.references, images.noise)))
-        joint = Stream.of(tuple(map(sum, lengths)), ids_T3, self.config, x_Th, backend)
+        joint = Stream.of(tuple(map(sum, lengths)), ids_T3.to(x_Th.device), self.config, backend)
         for block in self.layers:
             x_Th = block(x_Th, condition_Re, joint)
         return self.velocities(part(x_Th, lengths, 2), images.noise, condition_Re, noise)
@@ -172,7 +172,7 @@ class OmniGen2Transformer(ImageTransformer):
         packed_TF = torch.cat(list(texts)).to(self.x_embedder.weight)
         lengths = tuple(len(text_LF) for text_LF in texts)
         ids_T3 = torch.cat([text_ids(0, length) for length in lengths])
-        stream = Stream.of(lengths, ids_T3, self.config, packed_TF, backend)
+        stream = Stream.of(lengths, ids_T3.to(packed_TF.device), self.config, backend)
         x_Th: Tensor = self.time_caption_embed.caption_embedder(packed_TF)
         for block in self.context_refiner:
             x_Th = block(x_Th, stream)

@@ -4,7 +4,7 @@ import re
 from typing import Annotated, Literal
 
 from PIL.Image import Image
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from model.errors import BadRequest, UnsupportedSize
 from model.family import Capabilities, Size
@@ -55,6 +55,10 @@ class GenerateRequest(DrawingBody):
 
 class EditRequest(DrawingBody):
     """Pictures and an instruction to pictures."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["image"]}, {"required": ["images"]}]}
+    )
 
     image: OneOrMore | None = Field(None, description="The picture to edit, or several; this or images.")
     images: OneOrMore | None = Field(None, description="The pictures to edit, in the order the prompt means.")

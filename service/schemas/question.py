@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from PIL.Image import Image
-from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from model.errors import BadRequest
 from model.pipeline import Question
@@ -43,13 +43,12 @@ Content = Annotated[
     Field(min_length=1),
 ]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+WORD_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 200}
 Stop = Annotated[
     list[Word],
     BeforeValidator(as_list),
     Field(max_length=4),
-    WithJsonSchema(
-        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 4}]}
-    ),
+    WithJsonSchema({"anyOf": [WORD_SCHEMA, {"type": "array", "items": WORD_SCHEMA, "maxItems": 4}]}),
 ]
 
 
@@ -67,6 +66,10 @@ class Message(Part):
 
 class UnderstandRequest(Body):
     """A question about pictures, or a conversation that ends in one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["prompt"]}, {"required": ["messages"]}]}
+    )
 
     prompt: str | None = Field(None, min_length=1, description="The question; this or messages.")
     messages: Annotated[list[Message], Field(min_length=1, max_length=256)] | None = Field(

@@ -21,7 +21,10 @@ def tensors(segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
 def by_hand(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> Tensor:
     out = []
     pieces = zip(
-        q_THD.split(segments.q_lengths), k_SKD.split(segments.kv_lengths), v_SKD.split(segments.kv_lengths), strict=True
+        q_THD.split(segments.q_lengths),
+        k_SKD.split(segments.kv_lengths),
+        v_SKD.split(segments.kv_lengths),
+        strict=True,
     )
     for q, k, v in pieces:
         for i, query in enumerate(q):
@@ -35,7 +38,9 @@ def by_hand(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> 
 @BOTH
 @ALL
 @pytest.mark.parametrize("causal", [False, True])
-def test_it_is_the_formula(backend: Backend, q_lengths: tuple[int, ...], kv_lengths: tuple[int, ...], causal: bool) -> None:
+def test_it_is_the_formula(
+    backend: Backend, q_lengths: tuple[int, ...], kv_lengths: tuple[int, ...], causal: bool
+) -> None:
     segments = Segments(q_lengths, kv_lengths, causal=causal, backend=backend)
     q, k, v = tensors(segments)
     torch.testing.assert_close(attend(q, k, v, segments), by_hand(q, k, v, segments), atol=1e-6, rtol=1e-5)

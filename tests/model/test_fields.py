@@ -18,7 +18,9 @@ class Poodle:
 
 
 def test_json_values_take_the_types_of_the_fields() -> None:
-    values, problems = read_fields(Poodle, {"name": "a", "weight": 3, "sizes": [0, 2], "ids": [1, 2, 3]}, "dog")
+    values, problems = read_fields(
+        Poodle, {"name": "a", "weight": 3, "sizes": [0, 2], "ids": [1, 2, 3]}, "dog"
+    )
     assert not problems
     assert values == {"name": "a", "weight": 3.0, "sizes": (0.0, 2.0), "ids": (1, 2, 3)}
     assert isinstance(values["weight"], float)

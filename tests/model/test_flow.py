@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from model.flow import SOLVERS, Walk, dpmpp_2m_step, estimate_data, euler_step, 
 TABLES = load_file(Path(__file__).parents[1] / "goldens/omnigen2/scheduler_timesteps.safetensors")
 
 
-def walk(velocity_of, latent: Tensor, times: tuple[float, ...], solver: str) -> Tensor:
+def walk(
+    velocity_of: Callable[[Tensor, float], Tensor], latent: Tensor, times: tuple[float, ...], solver: str
+) -> Tensor:
     walk = Walk(latent, times, solver)
     while not walk.is_done:
         walk.advance(velocity_of(walk.latent, walk.time))

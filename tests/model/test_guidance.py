@@ -18,7 +18,9 @@ C, R, U = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
         (4.0, 2.0, True, (FULL, NO_TEXT, NO_IMAGE)),
     ],
 )
-def test_scales_choose_the_branches(text, image, has_references, branches) -> None:
+def test_scales_choose_the_branches(
+    text: float, image: float, has_references: bool, branches: tuple[Branch, ...]
+) -> None:
     guidance = Guidance(text=text, image=image)
     assert guidance.branches(0.5, has_references=has_references) == branches
     assert guidance.all_branches(has_references=has_references) == branches

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -6,6 +8,7 @@ from model.rope import axial_table, frequencies, mrope_table, rotate_half, rotat
 
 SECTIONS = (2, 3, 3)
 AXES = (4, 6, 6)
+Rotate = Callable[[Tensor, Tensor], Tensor]
 
 
 @pytest.fixture
@@ -29,18 +32,18 @@ ROTATIONS = pytest.mark.parametrize("rotate", [half, pairs])
 
 
 @ROTATIONS
-def test_the_origin_turns_nothing(rotate, x_THD: Tensor) -> None:
+def test_the_origin_turns_nothing(rotate: Rotate, x_THD: Tensor) -> None:
     torch.testing.assert_close(rotate(x_THD, torch.zeros(5, 3, dtype=torch.long)), x_THD)
 
 
 @ROTATIONS
-def test_lengths_are_kept(rotate, x_THD: Tensor) -> None:
+def test_lengths_are_kept(rotate: Rotate, x_THD: Tensor) -> None:
     turned = rotate(x_THD, torch.randint(0, 99, (5, 3)))
     torch.testing.assert_close(turned.norm(dim=-1), x_THD.norm(dim=-1))
 
 
 @ROTATIONS
-def test_products_depend_on_differences_of_positions_alone(rotate, x_THD: Tensor) -> None:
+def test_products_depend_on_differences_of_positions_alone(rotate: Rotate, x_THD: Tensor) -> None:
     ids_T3 = torch.randint(0, 20, (5, 3), generator=torch.Generator().manual_seed(1))
     shift = torch.tensor([3, 5, 7])
     near, far = rotate(x_THD, ids_T3), rotate(x_THD, ids_T3 + shift)
@@ -62,6 +65,12 @@ def test_frequencies_go_on_over_the_sections_and_start_anew_on_the_axes() -> Non
     cos_TE, _ = axial_table(ids((1, 1, 1)), AXES, 1e4)
     expected = torch.cat([frequencies(dim // 2, 1e4).cos() for dim in AXES])
     torch.testing.assert_close(cos_TE[0], expected)
+
+
+def test_neighbours_are_rotated_in_float32_and_returned_as_they_came(x_THD: Tensor) -> None:
+    ids_T3 = torch.randint(0, 900, (5, 3), generator=torch.Generator().manual_seed(1))
+    coarse = x_THD.to(torch.bfloat16)
+    assert torch.equal(pairs(coarse, ids_T3), pairs(coarse.float(), ids_T3).to(torch.bfloat16))
 
 
 def test_channel_pairs_are_halves_or_neighbours() -> None:

@@ -59,7 +59,9 @@ def test_a_wish_binds_colours_relations_and_background() -> None:
     assert Wish(wants=wants, relations=((0, "left", 1),), background="green").is_met(scene)
     assert not Wish(wants=wants, relations=((0, "right", 1),)).is_met(scene)
     assert not Wish(wants=wants, background="pink").is_met(scene)
-    assert not Wish(wants=(Want(shape="circle", colour="blue"), Want(shape="square", colour="red"))).is_met(scene)
+    assert not Wish(wants=(Want(shape="circle", colour="blue"), Want(shape="square", colour="red"))).is_met(
+        scene
+    )
 
 
 @pytest.mark.parametrize("kind", QUESTIONS)

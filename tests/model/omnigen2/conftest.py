@@ -36,7 +36,9 @@ def config(described: Callable[[str], dict[str, Any]]) -> OmniGen2Config:
 @pytest.fixture(scope="session")
 def family(config: OmniGen2Config) -> OmniGen2:
     family = OmniGen2(OmniGen2CheckpointConfig(transformer=config), None)
-    weights = {name: tensor for file in WEIGHTS for name, tensor in load_file(FOLDER / f"{file}.safetensors").items()}
+    weights = {
+        name: tensor for file in WEIGHTS for name, tensor in load_file(FOLDER / f"{file}.safetensors").items()
+    }
     family.transformer.load_state_dict(weights)
     family.module.requires_grad_(False).eval()
     return family

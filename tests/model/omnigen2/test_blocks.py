@@ -21,11 +21,13 @@ def condition_Be(config: OmniGen2Config) -> Tensor:  # noqa: N802
 
 def stream(config: OmniGen2Config, lengths: tuple[int, ...]) -> Stream:
     ids_T3 = torch.cat([text_ids(0, length) for length in lengths])
-    return Stream.of(lengths, ids_T3, config, torch.zeros(1), "sdpa")
+    return Stream.of(lengths, ids_T3, config, "sdpa")
 
 
 @pytest.mark.parametrize("lengths", [(3, 5), (4, 4)])
-def test_every_token_is_scaled_by_its_segment(config: OmniGen2Config, x_Th: Tensor, lengths: tuple[int, ...]) -> None:
+def test_every_token_is_scaled_by_its_segment(
+    config: OmniGen2Config, x_Th: Tensor, lengths: tuple[int, ...]
+) -> None:
     factor_Bh = torch.randn(2, config.hidden_size)
     scaled = stream(config, lengths).scale(x_Th, factor_Bh)
     first, second = scaled.split(lengths)
@@ -33,31 +35,41 @@ def test_every_token_is_scaled_by_its_segment(config: OmniGen2Config, x_Th: Tens
     torch.testing.assert_close(second, x_Th[lengths[0] :] * factor_Bh[1])
 
 
-def test_closed_gates_let_tokens_pass_unchanged(config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor) -> None:
+def test_closed_gates_let_tokens_pass_unchanged(
+    config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor
+) -> None:
     block = ModulatedBlock(config)
     torch.nn.init.zeros_(block.norm1.linear.weight)
     torch.nn.init.zeros_(block.norm1.linear.bias)
     assert torch.equal(block(x_Th, condition_Be, stream(config, LENGTHS)), x_Th)
 
 
-def test_without_scales_and_with_open_gates_a_modulated_block_is_a_plain_one(config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor) -> None:
+def test_without_scales_and_with_open_gates_a_modulated_block_is_a_plain_one(
+    config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor
+) -> None:
     modulated, plain = ModulatedBlock(config), PlainBlock(config)
     shared = {name: weight for name, weight in modulated.state_dict().items() if "norm1.linear" not in name}
-    plain.load_state_dict({name.replace("norm1.norm", "norm1"): weight for name, weight in shared.items()} )
+    plain.load_state_dict({name.replace("norm1.norm", "norm1"): weight for name, weight in shared.items()})
     torch.nn.init.zeros_(modulated.norm1.linear.weight)
-    modulated.norm1.linear.bias.data = torch.tensor([0.0, 99.0, 0.0, 99.0]).repeat_interleave(config.hidden_size)
+    modulated.norm1.linear.bias.data = torch.tensor([0.0, 99.0, 0.0, 99.0]).repeat_interleave(
+        config.hidden_size
+    )
     streams = stream(config, LENGTHS)
     torch.testing.assert_close(modulated(x_Th, condition_Be, streams), plain(x_Th, streams))
 
 
-def test_a_segment_does_not_see_the_others(config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor) -> None:
+def test_a_segment_does_not_see_the_others(
+    config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor
+) -> None:
     block = ModulatedBlock(config)
     both = block(x_Th, condition_Be, stream(config, LENGTHS))
     alone = block(x_Th[:3], condition_Be[:1], stream(config, (3,)))
     torch.testing.assert_close(both[:3], alone, atol=1e-6, rtol=1e-5)
 
 
-def test_what_mixes_tokens_can_be_replaced(config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor) -> None:
+def test_what_mixes_tokens_can_be_replaced(
+    config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor
+) -> None:
     block, streams = ModulatedBlock(config), stream(config, LENGTHS)
     own = block(x_Th, condition_Be, streams)
     same = block(x_Th, condition_Be, streams, lambda attention, u_Th: attention(u_Th, streams))
@@ -66,6 +78,10 @@ def test_what_mixes_tokens_can_be_replaced(config: OmniGen2Config, x_Th: Tensor,
     assert not torch.allclose(own, other)
 
 
-def test_the_output_does_not_depend_on_the_size_of_its_input(config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor) -> None:
+def test_the_output_does_not_depend_on_the_size_of_its_input(
+    config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor
+) -> None:
     head, streams = OutputNorm(config), stream(config, LENGTHS)
-    torch.testing.assert_close(head(x_Th, condition_Be, streams), head(9 * x_Th + 1, condition_Be, streams), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        head(x_Th, condition_Be, streams), head(9 * x_Th + 1, condition_Be, streams), atol=1e-4, rtol=1e-4
+    )

@@ -15,13 +15,17 @@ from model.omnigen2.config import OmniGen2CheckpointConfig, OmniGen2Config
         ({"ffn_dim_multiplier": 0.5}, 5120),
     ],
 )
-def test_the_feed_forward_width_is_four_times_stretched_and_rounded_up(sizes: dict[str, Any], width: int) -> None:
+def test_the_feed_forward_width_is_four_times_stretched_and_rounded_up(
+    sizes: dict[str, Any], width: int
+) -> None:
     assert OmniGen2Config(**sizes).ffn_width == width
 
 
 def test_every_problem_of_a_config_is_listed() -> None:
     with pytest.raises(BadCheckpoint) as error:
-        OmniGen2Config.from_dict({"poodle": 1, "num_layers": "many", "num_kv_heads": 5, "axes_dim_rope": [60, 59, 1]})
+        OmniGen2Config.from_dict(
+            {"poodle": 1, "num_layers": "many", "num_kv_heads": 5, "axes_dim_rope": [60, 59, 1]}
+        )
     for part in ("poodle is unknown", "num_layers 'many'", "num_kv_heads 5", "axes_dim_rope"):
         assert part in str(error.value)
 
@@ -33,7 +37,11 @@ def test_out_channels_default_to_in_channels() -> None:
 
 def test_a_checkpoint_has_the_parts_of_its_folders() -> None:
     config = OmniGen2CheckpointConfig.from_dict(
-        {"family": "omnigen2", "transformer": {"_class_name": "T", "num_layers": 2}, "vae": {"latent_channels": 16}}
+        {
+            "family": "omnigen2",
+            "transformer": {"_class_name": "T", "num_layers": 2},
+            "vae": {"latent_channels": 16},
+        }
     )
     assert config.transformer.num_layers == 2
     assert config.vae == {"latent_channels": 16}

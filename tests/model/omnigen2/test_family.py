@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,14 @@ PICTURE = Image.new("RGB", (70, 40), (200, 30, 30))
 
 
 @pytest.fixture(scope="module")
-def whole(golden_config: dict[str, Any], vae_config: dict[str, Any], tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def whole(drawing_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A random checkpoint with every part, and the tokenizer where its folders have it."""
     folder = tmp_path_factory.mktemp("omnigen2")
-    (folder / "processor").symlink_to(tiny_folder)
-    transformer = golden_config["generation"] | {"text_feat_dim": 64}
-    config = {"family": "omnigen2", "transformer": transformer, "vae": vae_config, "mllm": golden_config["understanding"]}
-    return build_random(config, folder)
+    (folder / "processor").symlink_to(drawing_folder)
+    given = json.loads((drawing_folder / "config.json").read_text())
+    transformer = given["generation"] | {"text_feat_dim": given["understanding"]["hidden_size"]}
+    parts = {"transformer": transformer, "vae": given["vae"], "mllm": given["understanding"]}
+    return build_random({"family": "omnigen2", **parts}, folder)
 
 
 def test_velocities_need_no_language_model(family: OmniGen2, make_row: Callable[..., Row]) -> None:
@@ -46,7 +48,9 @@ def test_without_an_autoencoder_latents_come_out_as_they_went_in(family: OmniGen
     assert family.decode([latent])[0] is latent
 
 
-def test_positions_beyond_the_models_are_refused(family: OmniGen2, config: OmniGen2Config, make_row: Callable[..., Row]) -> None:
+def test_positions_beyond_the_models_are_refused(
+    family: OmniGen2, config: OmniGen2Config, make_row: Callable[..., Row]
+) -> None:
     row = make_row(0, (4, 4), config.axes_lens[0] - 2, (4, 4))
     with pytest.raises(PromptTooLong, match="257 positions, 256 at most"):
         family.velocity([row])
@@ -59,7 +63,9 @@ def test_a_whole_checkpoint_reads_draws_and_decodes(whole: OmniGen2) -> None:
     assert context.num_bytes == context.num_tokens * 64 * 4
     start = whole.start(Size(64, 32), [PICTURE], 3)
     assert [tuple(latent.shape) for latent in start.references] == [(4, 4, 8)]
-    (velocity,) = whole.velocity([Row(latent_CYX=start.latent_CYX, time=0.0, context=context, references=start.references)])
+    (velocity,) = whole.velocity(
+        [Row(latent_CYX=start.latent_CYX, time=0.0, context=context, references=start.references)]
+    )
     assert whole.decode([velocity])[0].shape == (3, 32, 64)
 
 

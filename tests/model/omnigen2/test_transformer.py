@@ -28,8 +28,12 @@ def golden_rows(tensors: dict[str, Tensor]) -> list[Row]:
         Row(
             latent_CYX=tensors[f"in.latents.{i}"],
             time=float(time),
-            context=TextContext(tensors["in.text_hidden_states"][i][tensors["in.text_attention_mask"][i].bool()]),
-            references=tuple(tensors[name] for name in sorted(tensors) if name.startswith(f"in.ref_latents.{i}.")),
+            context=TextContext(
+                tensors["in.text_hidden_states"][i][tensors["in.text_attention_mask"][i].bool()]
+            ),
+            references=tuple(
+                tensors[name] for name in sorted(tensors) if name.startswith(f"in.ref_latents.{i}.")
+            ),
         )
         for i, time in enumerate(tensors["in.timestep"])
     ]
@@ -37,7 +41,9 @@ def golden_rows(tensors: dict[str, Tensor]) -> list[Row]:
 
 @pytest.mark.parametrize("backend", list(BACKENDS))
 @pytest.mark.parametrize("name", ["fwd_t2i", "fwd_ref1", "fwd_batch2_samesize"])
-def test_velocities_are_those_of_the_reference(family: OmniGen2, golden: Golden, name: str, backend: Backend) -> None:
+def test_velocities_are_those_of_the_reference(
+    family: OmniGen2, golden: Golden, name: str, backend: Backend
+) -> None:
     tensors = golden(name)
     rows = golden_rows(tensors)
     for i, velocity in enumerate(family.transformer(rows, texts(rows), backend=backend)):
@@ -52,22 +58,34 @@ def test_velocities_are_those_of_the_reference(family: OmniGen2, golden: Golden,
         ("loop_edit_text_image_cfg", Guidance(text=5.0, image=2.0)),
     ],
 )
-def test_euler_loops_are_those_of_the_reference(family: OmniGen2, golden: Golden, name: str, guidance: Guidance) -> None:
+def test_euler_loops_are_those_of_the_reference(
+    family: OmniGen2, golden: Golden, name: str, guidance: Guidance
+) -> None:
     tensors = golden(name)
-    full, negative = (TextContext(tensors[f"in.{side}text_hidden_states"][0]) for side in ("", "negative_"))
-    references = tuple(tensors[key][None][0] for key in sorted(tensors) if key.startswith("in.ref_latents.0."))
-    contexts = {Branch.FULL: full, Branch.NO_TEXT: negative, Branch.NO_IMAGE: negative}
+    references = tuple(tensor for key, tensor in tensors.items() if key.startswith("in.ref_latents.0."))
     walk = Walk(tensors["in.latents"][0], time_grid(8, 8, 12))
-    while not walk.is_done:
+    for latent_CYX in tensors["out.trajectory"][:, 0]:
         branches = guidance.branches(walk.index / walk.num_steps, has_references=bool(references))
-        given = {branch: references if branch is not Branch.NO_IMAGE else () for branch in branches}
-        rows = [Row(latent_CYX=walk.latent, time=walk.time, context=contexts[b], references=given[b]) for b in branches]
+        rows = [branch_row(branch, tensors, references, walk) for branch in branches]
         walk.advance(guidance.combine(dict(zip(branches, family.velocity(rows), strict=True))))
-        torch.testing.assert_close(walk.latent, tensors["out.trajectory"][walk.index - 1][0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(walk.latent, latent_CYX, atol=1e-4, rtol=0)
+    assert walk.is_done
+
+
+def branch_row(branch: Branch, tensors: dict[str, Tensor], references: tuple[Tensor, ...], walk: Walk) -> Row:
+    side = "" if branch is Branch.FULL else "negative_"
+    return Row(
+        latent_CYX=walk.latent,
+        time=walk.time,
+        context=TextContext(tensors[f"in.{side}text_hidden_states"][0]),
+        references=() if branch is Branch.NO_IMAGE else references,
+    )
 
 
 @pytest.mark.parametrize("backend", list(BACKENDS))
-def test_a_row_packed_with_others_is_the_row_alone(family: OmniGen2, make_row: MakeRow, backend: Backend) -> None:
+def test_a_row_packed_with_others_is_the_row_alone(
+    family: OmniGen2, make_row: MakeRow, backend: Backend
+) -> None:
     rows = [make_row(0, (4, 6), 5, (4, 4), (2, 6)), make_row(1, (6, 2), 3), make_row(2, (4, 6), 7, (2, 2))]
     packed = family.transformer(rows, texts(rows), backend=backend)
     for row, together in zip(rows, packed, strict=True):
@@ -119,7 +137,10 @@ def test_learned_positions_tell_rows_from_columns(config: OmniGen2Config, make_r
     network = OmniGen2Transformer(replace(config, learned_positions=True, max_learned_positions=3))
     row = make_row(0, (4, 6), 3)
     before = network([row], texts([row]))[0]
-    network.row_embedding.data, network.column_embedding.data = network.column_embedding.data, network.row_embedding.data
+    network.row_embedding.data, network.column_embedding.data = (
+        network.column_embedding.data,
+        network.row_embedding.data,
+    )
     assert not torch.allclose(before, network([row], texts([row]))[0])
 
 

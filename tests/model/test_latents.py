@@ -1,0 +1,58 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from model.errors import BadCheckpoint, MissingCapability
+from model.family import Size
+from model.latents import build_autoencoder, decode_latent, draw_noise, encode_references
+
+PICTURE = Image.effect_noise((32, 48), 60).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def autoencoder(drawing_folder: Path) -> nn.Module:
+    torch.manual_seed(0)
+    config = json.loads((drawing_folder / "config.json").read_text())["vae"]
+    return build_autoencoder({"_class_name": "AutoencoderKL", **config}).requires_grad_(False).eval()
+
+
+def test_noise_is_standard_and_in_latent_pixels() -> None:
+    noise_CYX = draw_noise(16, Size(256, 512), 8, 0)
+    assert noise_CYX.shape == (16, 64, 32)
+    assert abs(noise_CYX.mean()) < 0.02
+    assert abs(noise_CYX.std() - 1) < 0.02
+
+
+def test_latents_are_the_posteriors_mean_shifted_and_scaled(autoencoder: nn.Module) -> None:
+    (latent_CYX,) = encode_references(autoencoder, [PICTURE])
+    pixels = torch.tensor(list(PICTURE.tobytes())).view(48, 32, 3).permute(2, 0, 1) / 127.5 - 1
+    mean = autoencoder.encode(pixels[None]).latent_dist.mean[0]
+    torch.testing.assert_close(latent_CYX, (mean - 0.1159) * 0.3611)
+
+
+def test_decoding_undoes_shift_and_scale(autoencoder: nn.Module) -> None:
+    latent_CYX = torch.randn(4, 4, 6)
+    expected = autoencoder.decode(latent_CYX[None] / 0.3611 + 0.1159).sample[0] / 2 + 0.5
+    torch.testing.assert_close(decode_latent(autoencoder, latent_CYX), expected.clamp(0, 1))
+
+
+def test_an_autoencoder_in_bfloat16_still_gives_float32(autoencoder: nn.Module) -> None:
+    autoencoder.to(torch.bfloat16)
+    (latent_CYX,) = encode_references(autoencoder, [PICTURE])
+    assert latent_CYX.dtype == decode_latent(autoencoder, latent_CYX).dtype == torch.float32
+    autoencoder.to(torch.float32)
+
+
+def test_no_images_need_no_autoencoder() -> None:
+    assert encode_references(None, []) == ()
+    with pytest.raises(MissingCapability, match="no autoencoder"):
+        encode_references(None, [PICTURE])
+
+
+def test_a_config_that_is_not_its_own_is_refused() -> None:
+    with pytest.raises(BadCheckpoint, match="poodle"):
+        build_autoencoder({"poodle": 1})
