@@ -5,6 +5,7 @@ sizes come in between, so that the norms see the backgrounds they will meet.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from model.images import to_pictures, to_tensor
 from training.detector import detect
 from training.sheets import contact_sheet
-from training.world import BACKGROUNDS, Scene, build, kind_of, random_kind, render
+from training.world import BACKGROUNDS, Scene, build, random_kind, random_scene, render, shows_the_same
 
 WHOLE_SIZES = ((64, 64), (64, 64), (96, 64), (64, 96))
 
@@ -37,23 +38,24 @@ class AutoencoderStage:
     def __init__(
         self, config: Mapping[str, Any], *, kl: float = 1e-5, noise: float = 0.05, whole_every: int = 4
     ) -> None:
-        self.module: nn.Module = AutoencoderKL(**config).to(memory_format=torch.channels_last)
+        self.autoencoder: Any = AutoencoderKL(**config).to(memory_format=torch.channels_last)
+        self.module: nn.Module = self.autoencoder
         self.kl, self.noise, self.whole_every = kl, noise, whole_every
 
     def loss(self, rng: Random, generator: torch.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:
         """Reconstruct a batch of pictures of one size."""
         if rng.randrange(self.whole_every) == 0:
             width, height = rng.choice(WHOLE_SIZES)
-            scenes = [whole_scene(rng, width, height) for _ in range(max(1, batch // 4))]
+            scenes = [random_scene(rng, width, height) for _ in range(max(1, batch // 4))]
         else:
             scenes = [_close_scene(rng) for _ in range(batch)]
         x_BCHW = torch.stack([to_tensor(render(scene)) for scene in scenes])
         x_BCHW = x_BCHW.to(memory_format=torch.channels_last)
-        posterior = self.module.encode(x_BCHW).latent_dist  # type: ignore[operator]
+        posterior = self.autoencoder.encode(x_BCHW).latent_dist
         z = posterior.mean
         spread = z.detach().float().std()
         z = z + self.noise * spread * torch.randn(z.shape, generator=generator)
-        y_BCHW = self.module.decode(z).sample.float()  # type: ignore[operator]
+        y_BCHW = self.autoencoder.decode(z).sample.float()
         l1 = (y_BCHW - x_BCHW).abs().mean()
         l2 = (y_BCHW - x_BCHW).square().mean()
         kl = 0.5 * (posterior.mean.float().square() + posterior.var - 1 - posterior.logvar).mean()
@@ -63,14 +65,16 @@ class AutoencoderStage:
     def look(self, folder: Path, step: int) -> dict[str, float]:
         """Reconstruct 200 fresh pictures and count those that the detector reads as they were."""
         rng = Random(7)
-        scenes = [whole_scene(rng, 64, 64) for _ in range(200)]
+        scenes = [random_scene(rng, 64, 64) for _ in range(200)]
         pictures = [render(scene) for scene in scenes]
         x_BCHW = torch.stack([to_tensor(picture) for picture in pictures])
         redrawn = []
         for part in torch.split(x_BCHW, 50):
-            z = self.module.encode(part).latent_dist.mean  # type: ignore[operator]
-            redrawn += to_pictures(list(self.module.decode(z).sample.float().clamp(-1, 1) / 2 + 0.5))  # type: ignore[operator]
-        right = [same_scene(detect(picture), scene) for picture, scene in zip(redrawn, scenes, strict=True)]
+            z = self.autoencoder.encode(part).latent_dist.mean
+            redrawn += to_pictures(list(self.autoencoder.decode(z).sample.float().clamp(-1, 1) / 2 + 0.5))
+        right = [
+            shows_the_same(detect(picture), scene) for picture, scene in zip(redrawn, scenes, strict=True)
+        ]
         wrong_first = sorted(range(200), key=lambda i: right[i])[:36]
         contact_sheet(
             folder / f"sheet-{step:07d}.png",
@@ -80,26 +84,11 @@ class AutoencoderStage:
         return {"reconstructed": sum(right) / len(right)}
 
 
-def same_scene(read: Scene, meant: Scene) -> bool:
-    """Say whether two scenes have the same background and the same kinds of things."""
-    return read.background == meant.background and sorted(map(kind_of, read.things)) == sorted(
-        map(kind_of, meant.things)
-    )
-
-
-def whole_scene(rng: Random, width: int, height: int) -> Scene:
-    """Draw any scene of one to four things, none of a held-out pair."""
-    background = rng.choice(BACKGROUNDS)
-    kinds = [random_kind(rng, background) for _ in range(rng.randint(1, 4))]
-    return build(rng, background, kinds, width=width, height=height, lattice=rng.random() < 0.5)
-
-
 def _close_scene(rng: Random) -> Scene:
     background = rng.choice(BACKGROUNDS)
     kinds = [random_kind(rng, background)]
     if kinds[0].size == "small" and rng.random() < 0.8:
-        other = random_kind(rng, background)
-        kinds.append(type(other)(other.shape, other.colour, "small"))
+        kinds.append(replace(random_kind(rng, background), size="small"))
     try:
         return build(rng, background, kinds, width=32, height=32, lattice=False)
     except ValueError:
@@ -109,7 +98,7 @@ def _close_scene(rng: Random) -> Scene:
 def latent_statistics(module: Any, *, pictures: int = 256) -> tuple[float, float]:
     """Measure the shift and scale that bring latents to mean 0 and deviation 1 over all channels."""
     rng = Random(11)
-    x_BCHW = torch.stack([to_tensor(render(whole_scene(rng, 64, 64))) for _ in range(pictures)])
+    x_BCHW = torch.stack([to_tensor(render(random_scene(rng, 64, 64))) for _ in range(pictures)])
     with torch.no_grad():
         z = torch.cat([module.encode(part).latent_dist.mean for part in torch.split(x_BCHW, 64)])
     return float(z.mean()), float(1 / z.std())

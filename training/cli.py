@@ -1,17 +1,21 @@
 """The commands `hbridge train` and `hbridge eval`."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from model.checkpoint import load, weights_hash
-from model.family import Size
-from training.evaluation import Checkpoint, Score, Server, evaluate
-from training.recipe import STAGES, Recipe
+from service.cli import users_faults
+from service.schemas.drawing import read_size
+from training.evaluation import SUITES, Checkpoint, Score, Server, Subject, evaluate
+from training.recipe import RECIPES, STAGES, Recipe
 from training.record import invoked, write_record
 
 screen = Console(stderr=True)
@@ -26,50 +30,74 @@ def train(
     threads: Annotated[int, typer.Option(help="Processor threads; 0 takes PyTorch's choice.")] = 0,
 ) -> None:
     """Train a shipped checkpoint; a run that was stopped goes on where it was."""
+    stages = STAGES if stage is None else (stage,)
+    _check("--recipe", [recipe], sorted(folder.name for folder in RECIPES.iterdir() if folder.is_dir()))
+    _check("--stage", stages, STAGES)
     if threads:
         torch.set_num_threads(threads)
-    for name in STAGES if stage is None else (stage,):
+    for name in stages:
         screen.print(f"[bold]{recipe}/{name}[/]")
-        Recipe(recipe, runs).run(name)
+        with users_faults():
+            Recipe(recipe, runs).run(name)
 
 
 def examine(
+    *,
     model: Annotated[str, typer.Option(help="Checkpoint folder or short name.")] = "hbridge-tiny",
     server: Annotated[
         str | None, typer.Option(help="Ask this running service instead, e.g. http://127.0.0.1:8000.")
     ] = None,
-    per_kind: Annotated[int, typer.Option(help="Cases of each kind.")] = 100,
+    per_kind: Annotated[int, typer.Option(min=1, help="Cases of each kind.")] = 100,
     seen: Annotated[
         bool, typer.Option("--seen", help="Combinations that training showed, instead of held-out ones.")
     ] = False,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the pictures to make.")] = None,
     suite: Annotated[
-        list[str] | None, typer.Option(help="generate, edit or understand; all when left out.")
+        list[str] | None, typer.Option(help=f"{', '.join(SUITES)}; all when left out, several when repeated.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="JSON file; benchmarks/results/eval-MODEL.json when left out.")
     ] = None,
 ) -> None:
     """Score a checkpoint or a running service, strictly, with fixed seeds."""
-    subject = Server(server) if server else Checkpoint(load(model))
-    name = Path(model).name + ("-seen" if seen else "") + (f"-{size}" if size else "")
-    path = output or Path("benchmarks/results") / f"eval-{name}.json"
-    scores = evaluate(
-        subject,
-        per_kind=per_kind,
-        held_out=not seen,
-        size=None if size is None else Size(*map(int, size.split("x"))),
-        sheet=path.with_suffix(".png"),
-        suites=suite or ("generate", "edit", "understand"),
-    )
-    about = {
-        "model": Path(model).name,
-        "weights_hash": weights_hash(model),
-        "held_out": not seen,
-        "per_kind": per_kind,
-    }
-    write_record(path, invoked(), {**about, "scores": scores})
+    suites = tuple(suite or SUITES)
+    _check("--suite", suites, SUITES)
+    name = "server" if server else Path(model).name
+    suffix = ("-seen" if seen else "") + (f"-{size}" if size else "")
+    path = output or Path("benchmarks/results") / f"eval-{name}{suffix}.json"
+    with users_faults():
+        pixels = read_size(size, is_edit=False) if size else None
+        about = {"server": server} if server else {"model": name, "weights_hash": weights_hash(model)}
+        with _subject(model, server) as subject:
+            scores = evaluate(
+                subject,
+                per_kind=per_kind,
+                held_out=not seen,
+                size=pixels,
+                sheet=path.with_suffix(".png"),
+                suites=suites,
+            )
+    content = {**about, "held_out": not seen, "per_kind": per_kind, "scores": scores}
+    write_record(path, invoked(), content)
     screen.print(_table(scores), f"written to {path}", sep="\n")
+
+
+def _check(option: str, given: Sequence[str], known: Sequence[str]) -> None:
+    for each in given:
+        if each not in known:
+            raise typer.BadParameter(f"{each!r} must be one of {', '.join(known)}", param_hint=option)
+
+
+@contextmanager
+def _subject(model: str, server: str | None) -> Iterator[Subject]:
+    if server is None:
+        yield Checkpoint(load(model))
+        return
+    with httpx.Client(base_url=server, timeout=300) as client:
+        try:
+            yield Server(client)
+        except httpx.HTTPError as error:
+            raise typer.BadParameter(f"{server}: {error}", param_hint="--server") from error
 
 
 def _table(scores: dict[str, object]) -> Table:

@@ -1,7 +1,7 @@
 """Samples for the generation side: what is asked, and the latents of the pictures, computed once.
 
-A sample is a pure function of its index, so a shelf on disk holds latents only; words and scenes are made again
-when they are needed.
+A sample is a pure function of its index, so a shelf on disk holds latents only; words and scenes are made
+again when they are needed.
 
 Shapes: N samples, C latent channels, Y and X latent rows and columns.
 """
@@ -19,7 +19,9 @@ from rich.progress import track
 from torch import Tensor
 
 from model.images import to_tensor
-from training.words import CAPTIONS, EDITS, Canvas
+from training.canvas import Canvas
+from training.captions import CAPTIONS
+from training.edits import EDITS
 from training.world import Scene, render
 
 CAPTION_WEIGHTS = {

@@ -1,20 +1,21 @@
 """Scores on held-out combinations, strictly: in the manner of GenEval, ImgEdit and a VQA test.
 
-The detector reads every picture; one wrong, missing or spare thing fails it. Fixed seeds, so that two checkpoints
-are asked the same. The subject is a loaded checkpoint or a running server.
+The detector reads every picture; one wrong, missing or spare thing fails it. Fixed seeds, so that two
+checkpoints are asked the same. The subject is a loaded checkpoint or a running server.
 
-Sources: Ghosh et al. 2023, arXiv:2310.11513 (GenEval's categories); Ye et al. 2025, arXiv:2505.20275 (ImgEdit's
-operations); Wilson 1927 for the intervals.
+Sources: Ghosh et al. 2023, arXiv:2310.11513 (GenEval's categories); Ye et al. 2025, arXiv:2505.20275
+(ImgEdit's operations); Wilson 1927 for the intervals.
 """
 
 import base64
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Protocol
+from typing import Protocol, Self
 
 import httpx
 from PIL import Image
@@ -23,15 +24,19 @@ from rich.progress import track
 from model.family import Family, Size
 from model.pipeline import Drawing, Question, answer
 from model.prompt import Turn
+from training.canvas import Canvas
+from training.captions import CAPTIONS
 from training.detector import detect
+from training.edits import EDITS
 from training.painting import paint
-from training.sheets import contact_sheet
-from training.words import CAPTIONS, EDITS, SCORED_QUESTIONS, Canvas, Caption, Edit, Query, question
+from training.questions import SCORED_QUESTIONS, Query, question
+from training.sheets import Sheet
 from training.world import BACKGROUNDS, Scene, render
 
 Z = 1.959964
 """Standard deviations of a 95 % interval."""
 SHOWN_PER_KIND = 8
+SUITES = ("generate", "edit", "understand")
 
 
 class Subject(Protocol):
@@ -67,9 +72,8 @@ class Checkpoint:
 class Server:
     """A running service, asked over the wire."""
 
-    def __init__(self, url: str, *, key: str | None = None) -> None:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(base_url=url, headers=headers, timeout=300)
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
 
     def draw(self, drawings: Sequence[Drawing]) -> list[Image.Image]:
         """Send one request for each drawing."""
@@ -112,6 +116,11 @@ class Score:
     right: int
     count: int
 
+    @classmethod
+    def of(cls, right: Sequence[bool]) -> Self:
+        """Count cases."""
+        return cls(right=sum(right), count=len(right))
+
     @property
     def share(self) -> float:
         """Right over all."""
@@ -131,23 +140,6 @@ class Score:
         return {**asdict(self), "share": round(self.share, 4), "interval": [round(low, 4), round(high, 4)]}
 
 
-@dataclass(slots=True)
-class Sheet:
-    """Cells of a contact sheet."""
-
-    pictures: list[tuple[Image.Image, ...]] = field(default_factory=list)
-    captions: list[str] = field(default_factory=list)
-
-    def add(self, pictures: tuple[Image.Image, ...], text: str, *, right: bool) -> None:
-        """Add a cell."""
-        self.pictures.append(pictures)
-        self.captions.append(f"{'RIGHT' if right else 'WRONG'}: {text}")
-
-    def write(self, path: Path) -> None:
-        """Write the picture file."""
-        contact_sheet(path, self.pictures, captions=self.captions, columns=8)
-
-
 def evaluate(
     subject: Subject,
     *,
@@ -155,16 +147,17 @@ def evaluate(
     held_out: bool = True,
     size: Size | None = None,
     sheet: Path | None = None,
-    suites: Sequence[str] = ("generate", "edit", "understand"),
+    suites: Sequence[str] = SUITES,
 ) -> dict[str, object]:
     """Run the suites and return their scores as plain data.
 
     Args:
         subject: What is examined.
         per_kind: Cases of each kind.
-        held_out: Every scene holds a pair of shape and colour that training never showed; otherwise none does.
+        held_out: Every scene holds a pair of shape and colour that training never showed; else none does.
         size: Of the pictures to make; None takes the default.
         sheet: Where to write the contact sheets; the suite's name is added to the file's.
+        suites: What to run.
     """
     canvas = Canvas(held_out=held_out)
     if size is not None:
@@ -195,27 +188,20 @@ def _generate(
     shuffled: list[bool] = []
     for kind, make in CAPTIONS.items():
         rng = Random(f"generate {kind}")
-        cases: list[Caption] = [make(rng, canvas) for _ in range(count)]
-        pictures = subject.draw(
-            [Drawing(prompt=case.text, seed=i, size=size) for i, case in enumerate(cases)]
-        )
-        scenes = [detect(picture) for picture in track(pictures, description=f"generate {kind}")]
-        right = [case.wish.is_met(scene) for case, scene in zip(cases, scenes, strict=True)]
-        scores[kind] = Score(right=sum(right), count=count)
-        grounds += [
-            case.wish.background == scene.background
-            for case, scene in zip(cases, scenes, strict=True)
-            if case.wish.background
-        ]
-        shuffled += [
-            case.wish.is_met(scene) for case, scene in zip(cases, scenes[1:] + scenes[:1], strict=True)
-        ]
-        for case, picture, ok in list(zip(cases, pictures, right, strict=True))[:SHOWN_PER_KIND]:
-            sheet.add((picture,), case.text, right=ok)
+        cases = [make(rng, canvas) for _ in range(count)]
+        pictures = subject.draw([Drawing(prompt=c.text, seed=i, size=size) for i, c in enumerate(cases)])
+        scenes = _read(pictures, f"generate {kind}")
+        wishes = [case.wish for case in cases]
+        right = [wish.is_met(scene) for wish, scene in zip(wishes, scenes, strict=True)]
+        scores[kind] = Score.of(right)
+        grounds += [w.background == s.background for w, s in zip(wishes, scenes, strict=True) if w.background]
+        shuffled += [w.is_met(s) for w, s in zip(wishes, scenes[1:] + scenes[:1], strict=True)]
+        for case, picture, ok in islice(zip(cases, pictures, right, strict=True), SHOWN_PER_KIND):
+            sheet.add((picture,), _marked(case.text, right=ok))
     if path is not None:
-        sheet.write(path)
-    scores["(background as asked)"] = Score(right=sum(grounds), count=len(grounds))
-    scores["(another prompt's wish)"] = Score(right=sum(shuffled), count=len(shuffled))
+        sheet.write(path, columns=8)
+    scores["(background as asked)"] = Score.of(grounds)
+    scores["(another prompt's wish)"] = Score.of(shuffled)
     return scores
 
 
@@ -224,26 +210,31 @@ def _edit(subject: Subject, count: int, canvas: Canvas, path: Path | None) -> di
     kept: list[bool] = []
     for operation, make in EDITS.items():
         rng = Random(f"edit {operation}")
-        cases: list[Edit] = [make(rng, canvas) for _ in range(count)]
+        cases = [make(rng, canvas) for _ in range(count)]
         befores = [render(case.before) for case in cases]
+        asked = enumerate(zip(cases, befores, strict=True))
         pictures = subject.draw(
-            [
-                Drawing(prompt=case.text, images=(before,), seed=i)
-                for i, (case, before) in enumerate(zip(cases, befores, strict=True))
-            ]
+            [Drawing(prompt=c.text, images=(before,), seed=i) for i, (c, before) in asked]
         )
-        scenes = [detect(picture) for picture in track(pictures, description=f"edit {operation}")]
+        scenes = _read(pictures, f"edit {operation}")
         right = [case.is_met(scene) for case, scene in zip(cases, scenes, strict=True)]
-        scores[operation] = Score(right=sum(right), count=count)
+        scores[operation] = Score.of(right)
         kept += [case.keeps(scene) for case, scene in zip(cases, scenes, strict=True) if case.kept]
-        for case, before, picture, ok in list(zip(cases, befores, pictures, right, strict=True))[
-            :SHOWN_PER_KIND
-        ]:
-            sheet.add((before, picture), case.text, right=ok)
+        cells = zip(cases, befores, pictures, right, strict=True)
+        for case, before, picture, ok in islice(cells, SHOWN_PER_KIND):
+            sheet.add((before, picture), _marked(case.text, right=ok))
     if path is not None:
-        sheet.write(path)
-    scores["(untouched things untouched)"] = Score(right=sum(kept), count=len(kept))
+        sheet.write(path, columns=8)
+    scores["(untouched things untouched)"] = Score.of(kept)
     return scores
+
+
+def _read(pictures: Sequence[Image.Image], description: str) -> list[Scene]:
+    return [detect(picture) for picture in track(pictures, description=description)]
+
+
+def _marked(text: str, *, right: bool) -> str:
+    return f"{'RIGHT' if right else 'WRONG'}: {text}"
 
 
 def _understand(subject: Subject, count: int, canvas: Canvas) -> dict[str, Score]:
@@ -252,10 +243,9 @@ def _understand(subject: Subject, count: int, canvas: Canvas) -> dict[str, Score
         cases = question_cases(Random(f"understand {kind}"), kind, count, canvas)
         pairs = [(render(scene), query.text) for scene, query in cases]
         answers = subject.answer(list(track(pairs, description=f"understand {kind}")))
-        right = [
-            given.strip().lower() == query.answer for given, (_, query) in zip(answers, cases, strict=True)
-        ]
-        scores[kind] = Score(right=sum(right), count=count)
+        wanted = [query.answer for _, query in cases]
+        right = [given.strip().lower() == answer for given, answer in zip(answers, wanted, strict=True)]
+        scores[kind] = Score.of(right)
     return scores
 
 

@@ -1,9 +1,10 @@
-"""Stages "prior" and "bridge": the diffusion transformer learns pictures, then to draw what the bridge tells it.
+"""Stages "prior" and "bridge": the diffusion transformer learns pictures, then to draw what the bridge tells.
 
-Flow matching with the semantic reconstruction loss: the learned tokens, projected, point where the frozen vision
-tower's features of the target point.
+Flow matching with the semantic reconstruction loss: the learned tokens, projected, point where the frozen
+vision tower's features of the target point.
 
-Shapes: R rows, C latent channels, Y and X latent rows and columns, N learned tokens, W understanding width.
+Shapes: R rows, C latent channels, Y and X latent rows and columns, N learned tokens, h generation width,
+W understanding width.
 """
 
 import math
@@ -14,7 +15,6 @@ from random import Random
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity
 
@@ -27,11 +27,13 @@ from model.prompt import Prompt
 from model.qwen_vl.expert import QwenVL
 from model.qwen_vl.patches import cut
 from model.qwen_vl.processor import Processor
+from training.canvas import Canvas
+from training.captions import CAPTIONS
 from training.detector import detect
-from training.drawings import Group, Sample, Shelf, sample
+from training.drawings import Sample, Shelf, sample
+from training.edits import EDITS
 from training.painting import paint
-from training.sheets import contact_sheet
-from training.words import CAPTIONS, EDITS, Canvas
+from training.sheets import Sheet
 from training.world import render
 
 
@@ -184,47 +186,50 @@ class BridgeStage:
 
     def look(self, folder: Path, step: int) -> dict[str, float]:
         """Draw and edit fixed cases with averaged weights; score them strictly; write a contact sheet."""
-        figures = {}
-        shown: list[tuple[Image, ...]] = []
-        captions: list[str] = []
-        rng = Random(3)
+        rng, sheet = Random(3), Sheet()
+        figures = self._look_at_captions(rng, sheet) | self._look_at_edits(rng, sheet)
+        sheet.write(folder / f"sheet-{step:07d}.png")
+        return figures
+
+    def _look_at_captions(self, rng: Random, sheet: Sheet) -> dict[str, float]:
         asked = {
             kind: [make(rng, Canvas(held_out=i % 2 == 1)) for i in range(16)]
             for kind, make in CAPTIONS.items()
         }
-        drawings = [Drawing(prompt=c.text, seed=i) for kind in asked for i, c in enumerate(asked[kind])]
+        drawings = [Drawing(prompt=c.text, seed=i) for cases in asked.values() for i, c in enumerate(cases)]
         pictures = iter(paint(self.family, drawings))
+        figures: dict[str, float] = {}
         for kind, cases in asked.items():
-            seen = [(case, next(pictures)) for case in cases]
-            right = [case.wish.is_met(detect(picture)) for case, picture in seen]
-            ground = [case.wish.background in (None, detect(p).background) for case, p in seen]
+            painted = [next(pictures) for _ in cases]
+            read = [(case, detect(picture)) for case, picture in zip(cases, painted, strict=True)]
+            right = [case.wish.is_met(scene) for case, scene in read]
+            ground = [case.wish.background in (None, scene.background) for case, scene in read]
             figures[kind] = sum(right) / len(right)
             figures[f"{kind}/background"] = sum(ground) / len(ground)
-            shown += [(picture,) for _, picture in seen[:4]]
-            captions += [
-                f"{'+' if ok else '-'} {case.text}"
-                for (case, _), ok in list(zip(seen, right, strict=True))[:4]
-            ]
-        edits = [(name, make(rng, Canvas())) for name, make in EDITS.items() for _ in range(8)]
-        befores = [render(edit.before) for _, edit in edits]
-        redrawn = paint(
-            self.family,
-            [
-                Drawing(prompt=e.text, images=(b,), seed=i)
-                for i, ((_, e), b) in enumerate(zip(edits, befores, strict=True))
-            ],
-        )
-        right = [edit.is_met(detect(picture)) for (_, edit), picture in zip(edits, redrawn, strict=True)]
-        figures["edits"] = sum(right) / len(right)
-        for i in range(0, len(edits), 4):
-            shown.append((befores[i], redrawn[i]))
-            captions.append(f"{'+' if right[i] else '-'} {edits[i][1].text}")
-        contact_sheet(folder / f"sheet-{step:07d}.png", shown, captions=captions)
+            for i in range(4):
+                sheet.add((painted[i],), _marked(cases[i].text, right=right[i]))
         return figures
+
+    def _look_at_edits(self, rng: Random, sheet: Sheet) -> dict[str, float]:
+        edits = [make(rng, Canvas()) for make in EDITS.values() for _ in range(8)]
+        befores = [render(edit.before) for edit in edits]
+        drawings = [
+            Drawing(prompt=edit.text, images=(before,), seed=i)
+            for i, (edit, before) in enumerate(zip(edits, befores, strict=True))
+        ]
+        painted = paint(self.family, drawings)
+        right = [edit.is_met(detect(picture)) for edit, picture in zip(edits, painted, strict=True)]
+        for i in range(0, len(edits), 4):
+            sheet.add((befores[i], painted[i]), _marked(edits[i].text, right=right[i]))
+        return {"edits": sum(right) / len(right)}
+
+
+def _marked(text: str, *, right: bool) -> str:
+    return f"{'+' if right else '-'} {text}"
 
 
 def initialise(network: HBridgeNetwork) -> None:
-    """Start small and near the identity: Xavier linears, gates and output near 0, QKV-Linears near identity."""
+    """Start near the identity: Xavier linears, half-open gates, no output, bridges that pass on."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -254,6 +259,3 @@ def load_prior(network: HBridgeNetwork, average: Mapping[str, Tensor]) -> None:
         raise ValueError(f"the prior is of another shape: {sorted(unknown)}")
     state: dict[str, Any] = {**network.state_dict(), **average}
     network.load_state_dict(state)
-
-
-__all__ = ["BridgeStage", "Group", "PriorStage", "initialise", "load_prior"]

@@ -20,7 +20,7 @@ from model.hbridge.family import HBridge
 from training.autoencoder import AutoencoderStage, latent_statistics
 from training.drawings import Group, Shelf, fill_shelf
 from training.generation import BridgeStage, PriorStage, initialise, load_prior
-from training.trainer import Average, Schedule, Trainer
+from training.trainer import Schedule, Trainer
 from training.understanding import UnderstandingStage
 from training.vocabulary import train_tokenizer
 
@@ -108,7 +108,7 @@ class Recipe:
         self._train(stage, config)
 
     def keep(self, *, folder: Path | None = None) -> None:
-        """Write the checkpoint from the averaged weights of all stages, in bfloat16 but for the autoencoder."""
+        """Write the checkpoint in bfloat16, from the averaged weights of all stages."""
         family = self.assemble()
         _fill(family.network, self.average("bridge"))
         target = folder or Path("model/checkpoints") / f"hbridge-{self.name}"
@@ -138,7 +138,8 @@ class Recipe:
         """Return the latents' shift and scale, measured once."""
         path = self.folder("vae") / "latents.json"
         if not path.exists():
-            assert module is not None, "the latents are measured before they are used"
+            if module is None:
+                raise FileNotFoundError(f"{path} is not there; run stage latents first")
             shift, scale = latent_statistics(module)
             path.write_text(json.dumps({"shift": round(shift, 4), "scale": round(scale, 4)}) + "\n")
         content = json.loads(path.read_text())
@@ -169,6 +170,3 @@ def _fill(module: nn.Module | None, weights: dict[str, Tensor]) -> None:
     if missing:
         raise ValueError(f"no weights for {sorted(missing)}")
     module.load_state_dict(weights, strict=False)
-
-
-__all__ = ["STAGES", "Average", "Recipe"]

@@ -1,12 +1,30 @@
 """Contact sheets: many small pictures in one, so that a person can look."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 GAP = 4
 LINE = 12
+
+
+@dataclass(slots=True)
+class Sheet:
+    """Cells of a contact sheet that is being gathered."""
+
+    pictures: list[tuple[Image.Image, ...]] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+
+    def add(self, pictures: tuple[Image.Image, ...], caption: str) -> None:
+        """Add a cell."""
+        self.pictures.append(pictures)
+        self.captions.append(caption)
+
+    def write(self, path: Path, *, columns: int = 6) -> None:
+        """Write the picture file."""
+        contact_sheet(path, self.pictures, captions=self.captions, columns=columns)
 
 
 def contact_sheet(

@@ -1,12 +1,12 @@
 """The loop that every stage shares: resume exactly, learn, average, look, keep.
 
-A stage knows its data and its loss; the trainer knows steps, optimiser, averages and files. What a step sees is
-drawn from (seed, step) alone, so a run that was stopped anywhere goes on as if it had not been.
+A stage knows its data and its loss; the trainer knows steps, optimiser, averages and files. What a step sees
+is drawn from (seed, step) alone, so a run that was stopped anywhere goes on as if it had not been.
 """
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.tensorboard import SummaryWriter
 
 
@@ -88,20 +88,55 @@ class Average:
         """Put the average into the module for a while."""
         kept = {name: p.detach().clone() for name, p in _trained(module)}
         try:
-            self._fill(module, self.shadow)
+            fill(module, self.shadow)
             yield
         finally:
-            self._fill(module, kept)
+            fill(module, kept)
 
-    @staticmethod
-    @torch.no_grad()
-    def _fill(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-        for name, p in _trained(module):
-            p.copy_(values[name])
+
+@torch.no_grad()
+def fill(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Put values into a module's trained parameters."""
+    for name, p in _trained(module):
+        p.copy_(values[name])
 
 
 def _trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """The processes that share a run: each draws its part of the batch, gradients are averaged.
+
+    Attributes:
+        rank: This process; 0 writes files.
+        size: How many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def join(cls) -> "Team":
+        """Meet the others when started by torchrun; otherwise work alone."""
+        if not distributed.is_torchelastic_launched():
+            return cls()
+        if not distributed.is_initialized():
+            distributed.init_process_group("gloo")
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    def average(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Average gradients over the team; a parameter that a step did not use has gradient 0."""
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        if self.size > 1:
+            joined = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+            distributed.all_reduce(joined)
+            parts = torch.split(joined / self.size, [p.numel() for p in parameters])
+            for p, part in zip(parameters, parts, strict=True):
+                p.grad = part.view_as(p)
 
 
 class Trainer:
@@ -109,6 +144,7 @@ class Trainer:
 
     def __init__(self, stage: Stage, schedule: Schedule, folder: Path) -> None:
         self.stage, self.schedule, self.folder = stage, schedule, folder
+        self.team = Team.join()
         self.parameters = [p for _, p in _trained(stage.module)]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -130,6 +166,8 @@ class Trainer:
             task = bar.add_task(self.stage.name, total=self.schedule.steps, completed=self.step, note="")
             while self.step < self.schedule.steps:
                 figures = self._advance()
+                if self.team.rank:
+                    continue
                 if self.step % 50 == 0 or self.step == self.schedule.steps:
                     self._log(board, figures)
                 bar.update(task, completed=self.step, note=f"loss {figures['loss']:.4f}")
@@ -137,19 +175,20 @@ class Trainer:
                     self._log(board, self._look())
                 if self.step % self.schedule.save_every == 0 or self.step == self.schedule.steps:
                     self._save()
-        self.average._fill(self.stage.module, self.average.shadow)
+        fill(self.stage.module, self.average.shadow)
 
     def _advance(self) -> dict[str, float]:
         begun = time.perf_counter()
-        seed = self.schedule.seed * 1_000_003 + self.step
+        seed = (self.schedule.seed * 1_000_003 + self.step) * self.team.size + self.team.rank
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate(self.step)
         self.stage.module.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.schedule.bfloat16):
             loss, figures = self.stage.loss(
-                Random(seed), torch.Generator().manual_seed(seed), self.schedule.batch
+                Random(seed), torch.Generator().manual_seed(seed), self.schedule.batch // self.team.size
             )
         loss.backward()  # type: ignore[no-untyped-call]
+        self.team.average(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -165,7 +204,7 @@ class Trainer:
 
     def _log(self, board: SummaryWriter, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
-            board.add_scalar(name, value, self.step)  # type: ignore[no-untyped-call]
+            board.add_scalar(name, value, self.step)
         samples = self.step * self.schedule.batch
         line = {"step": self.step, "samples": samples, "seconds": round(self.seconds, 1), **figures}
         with (self.folder / "log.jsonl").open("a") as log:
@@ -187,7 +226,7 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
-        Average._fill(self.stage.module, state["module"])
+        fill(self.stage.module, state["module"])
         self.average.shadow = state["average"]
         self.average.steps = state["average_steps"]
         self.optimizer.load_state_dict(state["optimizer"])

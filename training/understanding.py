@@ -2,11 +2,14 @@
 
 Four kinds of lesson: questions about a picture (several at once, each blind to the others), descriptions of
 pictures, the meaning of prompts without a picture, and the outcome of instructions on a picture. The last two
-make its middle layers carry what the generation side will read. Besides, a linear head that is thrown away later
-asks the vision tower what stands in each of its cells; without it a tower this small finds shapes very late.
+make its middle layers carry what the generation side will read. Besides, a linear head that is thrown away
+later asks the vision tower what stands in each of its cells; without it a tower this small finds shapes very
+late.
+
+Shapes: T packed tokens or cells, C width, R rows, V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -25,18 +28,12 @@ from model.qwen_vl.patches import cut
 from model.qwen_vl.processor import Processor
 from model.qwen_vl.token_prompt import TokenPrompt
 from model.qwen_vl.tokenizer import Tokenizer
+from training.canvas import Canvas
+from training.captions import CAPTIONS
+from training.edits import EDITS
+from training.english import parse
+from training.questions import SCORED_QUESTIONS, Query, question
 from training.world import BACKGROUNDS, COLOURS, RADII, SHAPES, Scene, build, random_kind, render
-from training.words import (
-    CAPTIONS,
-    EDITS,
-    SCORED_QUESTIONS,
-    Canvas,
-    Edit,
-    Query,
-    describe,
-    parse,
-    question,
-)
 
 SIZES = ((64, 64), (64, 64), (64, 64), (96, 64), (64, 96))
 CELL_VALUES = {"shape": SHAPES, "colour": COLOURS, "size": tuple(RADII)}
@@ -46,10 +43,19 @@ END = "<|im_end|>"
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A beginning and its continuations; of each continuation only the answer is learnt."""
+    """A beginning and its continuations, which do not see each other.
+
+    Attributes:
+        branches: Tokens that ask, and tokens that answer; only the answer is learnt.
+    """
 
     prompt: TokenPrompt
     branches: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+
+    @property
+    def num_learnt(self) -> int:
+        """Tokens that are learnt."""
+        return sum(len(answer) for _, answer in self.branches)
 
 
 class Lessons:
@@ -86,10 +92,10 @@ class Lessons:
         return Lesson(prompt, (self._branch(ASSISTANT, parse(caption.wish)),))
 
     def outcome(self, rng: Random) -> Lesson:
-        """What an instruction makes of a picture."""
+        """What an instruction makes of a picture, as far as it decides."""
         edit = rng.choice(list(EDITS.values()))(rng, Canvas(lattice=rng.random() < 0.6))
         prompt = self.processor.encode(Prompt.draw(edit.text, (render(edit.before),)))
-        return Lesson(prompt, (self._branch(ASSISTANT, outcome_text(edit)),))
+        return Lesson(prompt, (self._branch(ASSISTANT, parse(edit.wish)),))
 
     def _about(self, scene: Scene) -> TokenPrompt:
         whole = self.processor.encode(Prompt.ask("", (render(scene),)))
@@ -98,11 +104,6 @@ class Lessons:
 
     def _branch(self, ask: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return tuple(self.tokenizer.encode(ask, [])), tuple(self.tokenizer.encode(answer + END, []))
-
-
-def outcome_text(edit: Edit) -> str:
-    """Say what the picture shows after an edit, as far as the instruction decides it."""
-    return parse(edit.wish)
 
 
 def any_scene(rng: Random) -> Scene:
@@ -119,7 +120,7 @@ def any_scene(rng: Random) -> Scene:
 
 
 class Cells(nn.Module):
-    """What stands in each merged cell of a picture, read off the vision tower's features; for training only."""
+    """What stands in each cell of a picture, read off the vision tower's features; for training only."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -155,8 +156,21 @@ def cell_labels(scenes: Sequence[Scene], side: int) -> dict[str, Tensor]:
     return {name: torch.tensor(values) for name, values in labels.items()}
 
 
+def learnt_places(lessons: Sequence[Lesson]) -> tuple[list[int], list[int]]:
+    """Return where in the packed branches an answer's token comes next, and that token."""
+    places: list[int] = []
+    targets: list[int] = []
+    end = 0
+    for lesson in lessons:
+        for ask, answer in lesson.branches:
+            end += len(ask) + len(answer) - 1
+            places += range(end - len(answer), end)
+            targets += answer
+    return places, targets
+
+
 class UnderstandingStage:
-    """Next-token loss on the answers; each kind of lesson weighs the same.
+    """Next-token loss on the answers; questions weigh twice, every other kind of lesson once.
 
     Attributes:
         calm: Weight that keeps the vision features as small as word embeddings; features that grow drown
@@ -196,60 +210,49 @@ class UnderstandingStage:
         lessons = self.lessons
         asked = [lessons.questions(rng, self.questions_per_picture) for _ in range(batch)]
         told = [
-            make(rng)
+            [make(rng) for _ in range(batch // 2)]
             for make in (lessons.description, lessons.meaning, lessons.outcome)
-            for _ in range(batch // 2)
         ]
-        losses = {"answers": self._learn(asked)}
-        loss_of_told = self._learn(told)
-        per = [
-            part.mean()
-            for part in loss_of_told.split(
-                [_answer_tokens(told[i::1][: batch // 2]) for i in (0, batch // 2, batch)]
-            )
-        ]
-        losses |= dict(zip(("description", "meaning", "outcome"), per, strict=True))
-        losses["answers"] = losses["answers"].mean()
+        names = ("answers", "description", "meaning", "outcome")
+        losses = dict(zip(names, (*self._learn(asked), *self._learn(*told)), strict=True))
         losses["cells"], size = self._see_cells(rng)
         total = sum(losses.values()) + losses["answers"] + self.calm * size
-        losses["feature_size"] = size.sqrt()
-        return total, {name: value.item() for name, value in losses.items()}
+        figures = losses | {"feature_size": size.sqrt()}
+        return total, {name: value.item() for name, value in figures.items()}
 
     def _see_cells(self, rng: Random) -> tuple[Tensor, Tensor]:
+        """Return the loss on what stands in cells, and the mean square of the vision features."""
         vision = self.expert.config.vision
         assert vision is not None, "the expert learns to see"
         scenes = [any_scene(rng) for _ in range(self.cell_pictures)]
         features_TC = self.expert.see([cut(render(scene), vision) for scene in scenes])
-        return self.cells(
-            features_TC, cell_labels(scenes, vision.merged_size)
-        ), features_TC.float().square().mean()
+        loss = self.cells(features_TC, cell_labels(scenes, vision.merged_size))
+        return loss, features_TC.float().square().mean()
 
-    def _learn(self, lessons: Sequence[Lesson]) -> Tensor:
+    def _learn(self, *groups: Sequence[Lesson]) -> list[Tensor]:
+        """Read all groups of lessons in one call; return the mean loss over each group's learnt tokens."""
+        lessons = [lesson for group in groups for lesson in group]
         branches = [[(*ask, *answer[:-1]) for ask, answer in lesson.branches] for lesson in lessons]
         features_TC = self.expert.branch_features([lesson.prompt for lesson in lessons], branches)
-        learnt, targets, start = [], [], 0
-        for lesson in lessons:
-            for ask, answer in lesson.branches:
-                end = start + len(ask) + len(answer) - 1
-                learnt += range(end - len(answer), end)
-                targets += answer
-                start = end
-        logits = self.expert.head(features_TC[torch.tensor(learnt)]).float()
-        return cross_entropy(logits, torch.tensor(targets), reduction="none")
+        places, targets = learnt_places(lessons)
+        logits_TV = self.expert.head(features_TC[torch.tensor(places)]).float()
+        losses_T = cross_entropy(logits_TV, torch.tensor(targets), reduction="none")
+        counts = [sum(lesson.num_learnt for lesson in group) for group in groups]
+        return [losses.mean() for losses in torch.split(losses_T, counts)]
 
     def look(self, folder: Path, step: int) -> dict[str, float]:
         """Answer fresh questions about pictures that all hold a held-out pair, and some that hold none."""
-        figures: dict[str, float] = {}
-        for name, held_out in (("held_out", True), ("seen", False)):
-            right = answer_score(self, Random(5), per_kind=24, held_out=held_out)
-            figures |= {f"{name}/{kind}": share for kind, share in right.items()} if held_out else {}
-            figures[f"{name}/vqa"] = sum(right.values()) / len(right)
-        figures["outcome"] = self._told_right(Random(9), 24, outcome=True)
-        figures["meaning"] = self._told_right(Random(9), 24, outcome=False)
-        return figures
+        held_out = answer_score(self, Random(5), per_kind=24, held_out=True)
+        seen = answer_score(self, Random(5), per_kind=24, held_out=False)
+        return {
+            **{f"held_out/{kind}": share for kind, share in held_out.items()},
+            "held_out/vqa": sum(held_out.values()) / len(held_out),
+            "seen/vqa": sum(seen.values()) / len(seen),
+            "outcome": self._told_right(self.lessons.outcome, Random(9), 24),
+            "meaning": self._told_right(self.lessons.meaning, Random(9), 24),
+        }
 
-    def _told_right(self, rng: Random, count: int, *, outcome: bool) -> float:
-        make = self.lessons.outcome if outcome else self.lessons.meaning
+    def _told_right(self, make: Callable[[Random], Lesson], rng: Random, count: int) -> float:
         lessons = [make(rng) for _ in range(count)]
         prompts = [
             TokenPrompt(tokens=(*lesson.prompt.tokens, *lesson.branches[0][0]), images=lesson.prompt.images)
@@ -282,10 +285,6 @@ class UnderstandingStage:
                 break
             logits_RV = self.expert.next_tokens([TextRow(token=t, cache=caches[row]) for row, t in going])
         return answers
-
-
-def _answer_tokens(lessons: Sequence[Lesson]) -> int:
-    return sum(len(answer) for lesson in lessons for _, answer in lesson.branches)
 
 
 def answer_score(

@@ -10,8 +10,12 @@ from random import Random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from training.autoencoder import whole_scene
-from training.words import CAPTIONS, EDITS, QUESTIONS, Canvas, describe, parse, question
+from training.canvas import Canvas
+from training.captions import CAPTIONS
+from training.edits import EDITS
+from training.english import describe, parse
+from training.questions import QUESTIONS, question
+from training.world import random_scene
 
 SPECIAL = (
     "<|endoftext|>",
@@ -22,7 +26,10 @@ SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 """How Qwen2 splits text before byte pairs are joined."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -70,7 +77,7 @@ def _sentences(rng: Random, count: int) -> Iterator[str]:
         yield from (caption.text, parse(caption.wish))
         edit = rng.choice(list(EDITS.values()))(rng, canvas)
         yield from (edit.text, describe(edit.after))
-        scene = whole_scene(rng, 64, 64)
+        scene = random_scene(rng, 64, 64)
         for kind in QUESTIONS:
             query = question(rng, scene, kind)
             if query is not None:

@@ -66,11 +66,9 @@ def _star() -> tuple[tuple[float, float], ...]:
 def _cross(arm: float = 1.12, half: float = 0.38) -> tuple[tuple[float, float], ...]:
     quarter = [(half, -arm), (half, -half), (arm, -half)]
     points = []
-    for turn in range(4):
-        for x, y in quarter:
-            for _ in range(turn):
-                x, y = -y, x
-            points.append((x, y))
+    for _ in range(4):
+        points += quarter
+        quarter = [(-y, x) for x, y in quarter]
     return tuple(points)
 
 
@@ -124,6 +122,13 @@ class Kind:
 def kind_of(thing: Thing) -> Kind:
     """Forget where a thing stands."""
     return Kind(thing.shape, thing.colour, thing.size)
+
+
+def shows_the_same(read: Scene, meant: Scene) -> bool:
+    """Say whether two scenes have the same background and the same kinds of things, wherever they stand."""
+    return read.background == meant.background and sorted(map(kind_of, read.things)) == sorted(
+        map(kind_of, meant.things)
+    )
 
 
 def is_held_out(thing: Thing | Kind) -> bool:
@@ -242,3 +247,10 @@ def build(
             rng.shuffle(things)
             return Scene(background, tuple(things), width, height)
     raise ValueError(f"{len(kinds)} things do not fit in {width}x{height}")
+
+
+def random_scene(rng: Random, width: int, height: int) -> Scene:
+    """Draw any scene of one to four things, none of a held-out pair."""
+    background = rng.choice(BACKGROUNDS)
+    kinds = [random_kind(rng, background) for _ in range(rng.randint(1, 4))]
+    return build(rng, background, kinds, width=width, height=height, lattice=rng.random() < 0.5)

@@ -1,0 +1,155 @@
+"""Questions about a scene with their one right answer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from random import Random
+
+from training.english import OPPOSITE, RELATION_WORDS, describe, noun, reference, with_article
+from training.wishes import Want
+from training.world import COLOURS, RELATIONS, SHAPES, Scene, Thing, region, relations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A question about a scene and its one right answer."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+def _ask_count(rng: Random, scene: Scene) -> Query:
+    model = rng.choice(scene.things)
+    want = rng.choice(
+        (
+            Want(),
+            Want(),
+            Want(shape=model.shape),
+            Want(colour=model.colour),
+            Want(shape=rng.choice(SHAPES)),
+            Want(size=model.size),
+        )
+    )
+    count = sum(want.holds(t, scene.width, scene.height) for t in scene.things)
+    form = rng.choice(
+        (
+            "how many {} are there?",
+            "how many {} are in the picture?",
+            "how many {} do you see?",
+            "count the {}.",
+        )
+    )
+    return Query(kind="count", text=form.format(noun(rng, want, 2)), answer=str(count))
+
+
+def _pointing(rng: Random, scene: Scene, *, without: str) -> tuple[Thing, str] | None:
+    things = list(scene.things)
+    rng.shuffle(things)
+    for thing in things:
+        attributes = {name: getattr(thing, name) for name in ("shape", "colour", "size") if name != without}
+        subsets = [tuple(attributes), *((name,) for name in attributes)]
+        rng.shuffle(subsets)
+        for names in subsets:
+            want = Want(**{name: attributes[name] for name in names})
+            if sum(want.holds(t, scene.width, scene.height) for t in scene.things) == 1:
+                return thing, noun(rng, want)
+    return None
+
+
+def _ask_attribute(kind: str, forms: Sequence[str]) -> Callable[[Random, Scene], Query | None]:
+    def ask(rng: Random, scene: Scene) -> Query | None:
+        found = _pointing(rng, scene, without=kind)
+        if found is None:
+            return None
+        thing, pointed = found
+        return Query(kind=kind, text=rng.choice(forms).format(pointed), answer=getattr(thing, kind))
+
+    return ask
+
+
+def _ask_exists(rng: Random, scene: Scene) -> Query:
+    model = rng.choice(scene.things)
+    size = model.size if rng.random() < 0.25 else None
+    want = Want(shape=model.shape, colour=model.colour if rng.random() < 0.75 else None, size=size)
+    if rng.random() < 0.5:
+        changed = rng.choice(("shape", "colour")) if want.colour else "shape"
+        values = SHAPES if changed == "shape" else COLOURS
+        want = replace(want, **{changed: rng.choice(values)})
+    there = any(want.holds(t, scene.width, scene.height) for t in scene.things)
+    form = rng.choice(
+        ("is there {}?", "is there {} in the picture?", "do you see {}?", "does the picture show {}?")
+    )
+    return Query(
+        kind="exists", text=form.format(with_article(noun(rng, want))), answer="yes" if there else "no"
+    )
+
+
+def _ask_relation(rng: Random, scene: Scene) -> Query | None:
+    pairs = [(a, b) for a, b in permutations(scene.things, 2) if relations(a, b)]
+    rng.shuffle(pairs)
+    for a, b in pairs:
+        first, second = reference(rng, a, scene), reference(rng, b, scene)
+        if first and second:
+            held = relations(a, b)
+            relation = rng.choice(sorted(held))
+            if rng.random() < 0.5:
+                away = [r for r in RELATIONS if r not in held]
+                relation = OPPOSITE[relation] if rng.random() < 0.6 else rng.choice(away)
+            text = f"is {first} {rng.choice(RELATION_WORDS[relation])} {second}?"
+            return Query(kind="relation", text=text, answer="yes" if relation in held else "no")
+    return None
+
+
+def _ask_background(rng: Random, scene: Scene) -> Query:
+    forms = (
+        "what colour is the background?",
+        "what color is the background?",
+        "which colour is the background?",
+        "what is the background colour?",
+    )
+    return Query(kind="background", text=rng.choice(forms), answer=scene.background)
+
+
+def _ask_position(rng: Random, scene: Scene) -> Query | None:
+    thing = rng.choice(scene.things)
+    pointed = reference(rng, thing, scene)
+    if pointed is None:
+        return None
+    forms = ("where is {}?", "where in the picture is {}?")
+    return Query(
+        kind="position",
+        text=rng.choice(forms).format(pointed),
+        answer=region(thing, scene.width, scene.height),
+    )
+
+
+def _ask_description(rng: Random, scene: Scene) -> Query:
+    forms = ("describe the picture.", "describe the image.", "what do you see?", "what is in the picture?")
+    return Query(kind="description", text=rng.choice(forms), answer=describe(scene))
+
+
+QUESTIONS: dict[str, Callable[[Random, Scene], Query | None]] = {
+    "count": _ask_count,
+    "colour": _ask_attribute(
+        "colour", ("what colour is the {}?", "what color is the {}?", "which colour does the {} have?")
+    ),
+    "shape": _ask_attribute("shape", ("what shape is the {}?", "which shape is the {}?", "what is the {}?")),
+    "size": _ask_attribute(
+        "size", ("what size is the {}?", "is the {} small or large?", "is the {} large or small?")
+    ),
+    "exists": _ask_exists,
+    "relation": _ask_relation,
+    "background": _ask_background,
+    "position": _ask_position,
+    "description": _ask_description,
+}
+SCORED_QUESTIONS = tuple(kind for kind in QUESTIONS if kind != "description")
+
+
+def question(rng: Random, scene: Scene, kind: str) -> Query | None:
+    """Ask one question of a kind; None when the scene does not allow it."""
+    query = QUESTIONS[kind](rng, scene)
+    if query is None or rng.random() >= 0.5:
+        return query
+    return replace(query, text=query.text[0].upper() + query.text[1:])
