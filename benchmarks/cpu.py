@@ -119,7 +119,7 @@ def count_work(family: Family) -> dict[str, object]:
 
 
 def measure_design(config: dict[str, Any], *, tokens: int, side: int, steps: int) -> dict[str, object]:
-    """Compare keys and values kept with prefill at every step, and the middle bridged with all layers bridged.
+    """Compare K/V kept with prefill at every step, and the bridged middle with all layers bridged.
 
     Args:
         config: Of the checkpoint; weights are random.

@@ -1,7 +1,9 @@
-"""Tiny checkpoints that tests load: the golden networks, with and without a tokenizer."""
+"""Tiny checkpoints that tests load: the golden networks, with and without a tokenizer; and how to wait."""
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,15 @@ VAE = {
     "use_post_quant_conv": False,
     "scaling_factor": 0.3611,
     "shift_factor": 0.1159,
+}
+LIMITS = {
+    "min_side": 16,
+    "max_side": 64,
+    "max_pixels": 64 * 64,
+    "default_size": [32, 32],
+    "max_prompt_tokens": 400,
+    "max_references": 3,
+    "max_images": 4,
 }
 
 
@@ -83,3 +94,27 @@ def drawing_folder(
     family.module.load_state_dict(weights, strict=False)
     save(family, folder, tokenizer_from=tiny_folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, drawing_folder: Path) -> Path:
+    """A tiny checkpoint of words and pictures, with limits as tiny."""
+    folder = tmp_path_factory.mktemp("service") / "tiny"
+    shutil.copytree(drawing_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["limits"] |= LIMITS
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """Return a function that returns as soon as something holds."""
+
+    def wait(holds: Callable[[], bool], seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, "waited too long"
+            time.sleep(0.005)
+
+    return wait

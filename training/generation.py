@@ -151,14 +151,15 @@ class BridgeStage:
         shelves = [shelf for shelf in self.shelves if shelf.group.is_edit == is_edit]
         shelf = rng.choices(shelves, [s.group.count for s in shelves])[0]
         drawn = Batch(shelf, rng, generator, batch, self.time_mean)
-        contexts = self.read([self._prompt(rng, each) for each in drawn.samples])
+        contexts = self.read([self.prompt(rng, each) for each in drawn.samples])
         output = self.network(drawn.rows(), contexts=contexts, backend="plain")
         flow = (torch.stack(output.velocities) - drawn.target_RCYX).square().mean()
-        srt = self._srt_loss(output.srt_RNh, drawn.samples)
+        srt = self.srt_loss(output.srt_RNh, drawn.samples)
         task = "edit" if is_edit else "generate"
         return flow + self.srt_weight * srt, {f"flow_{task}": flow.item(), "srt": srt.item()}
 
-    def _prompt(self, rng: Random, each: Sample) -> Prompt:
+    def prompt(self, rng: Random, each: Sample) -> Prompt:
+        """Ask for a sample, now and then without words."""
         images = (render(each.before),) if each.before is not None else ()
         return Prompt.draw("" if rng.random() < self.drop else each.text, images)
 
@@ -169,7 +170,7 @@ class BridgeStage:
         contexts = self.expert.prefill([self.processor.encode(prompt) for prompt in prompts], keep=pairs)
         return PackedContexts.of(contexts, pairs)
 
-    def _srt_loss(self, srt_RNh: Tensor, samples: Sequence[Sample]) -> Tensor:
+    def srt_loss(self, srt_RNh: Tensor, samples: Sequence[Sample]) -> Tensor:
         """Return the cosine distance to the frozen vision features, pooled to as many cells.
 
         Source: HBridge, arXiv:2511.20520, semantic reconstruction tokens.

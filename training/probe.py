@@ -1,8 +1,8 @@
 """Does the prompt reach the pictures, pair by pair?
 
-Two probes of each bridged pair. What the understanding side offers: a linear probe reads shape and colour off the
-keys and values of the prompt's last token. What the generation side takes: the flow loss with the pair's keys
-and values exchanged for another prompt's, less the loss with its own, on the same noise and times.
+Two probes of each bridged pair. What the understanding side offers: a linear probe reads shape and colour off
+the keys and values of the prompt's last token. What the generation side takes: the flow loss with the pair's
+keys and values exchanged for another prompt's, less the loss with its own, on the same noise and times.
 
 Shapes: R rows, F features of one prompt, V values of an attribute.
 """

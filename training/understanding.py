@@ -214,7 +214,7 @@ class UnderstandingStage:
             for make in (lessons.description, lessons.meaning, lessons.outcome)
         ]
         names = ("answers", "description", "meaning", "outcome")
-        losses = dict(zip(names, (*self._learn(asked), *self._learn(*told)), strict=True))
+        losses = dict(zip(names, (*self.learn(asked), *self.learn(*told)), strict=True))
         losses["cells"], size = self._see_cells(rng)
         total = sum(losses.values()) + losses["answers"] + self.calm * size
         figures = losses | {"feature_size": size.sqrt()}
@@ -229,7 +229,7 @@ class UnderstandingStage:
         loss = self.cells(features_TC, cell_labels(scenes, vision.merged_size))
         return loss, features_TC.float().square().mean()
 
-    def _learn(self, *groups: Sequence[Lesson]) -> list[Tensor]:
+    def learn(self, *groups: Sequence[Lesson]) -> list[Tensor]:
         """Read all groups of lessons in one call; return the mean loss over each group's learnt tokens."""
         lessons = [lesson for group in groups for lesson in group]
         branches = [[(*ask, *answer[:-1]) for ask, answer in lesson.branches] for lesson in lessons]

@@ -1,10 +1,7 @@
 """A tiny real model behind the engine and the app; tests that need to hold a step hold the gate."""
 
 import base64
-import json
-import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -21,16 +18,6 @@ from service.engine.engine import EngineConfig
 from service.engine.job import LoadedModel
 from service.loading import load_model
 from service.settings import Settings
-
-LIMITS = {
-    "min_side": 16,
-    "max_side": 64,
-    "max_pixels": 64 * 64,
-    "default_size": [32, 32],
-    "max_prompt_tokens": 400,
-    "max_references": 3,
-    "max_images": 4,
-}
 
 
 class Gated:
@@ -49,30 +36,6 @@ class Gated:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._family, name)
-
-
-@pytest.fixture(scope="session")
-def wait_until() -> Callable[..., None]:
-    """Return a function that returns as soon as something holds."""
-
-    def wait(holds: Callable[[], bool], seconds: float = 20) -> None:
-        deadline = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < deadline, "waited too long"
-            time.sleep(0.005)
-
-    return wait
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory, drawing_folder: Path) -> Path:
-    """A tiny checkpoint of words and pictures, with limits as tiny."""
-    folder = tmp_path_factory.mktemp("service") / "tiny"
-    shutil.copytree(drawing_folder, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["limits"] |= LIMITS
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture(scope="session")

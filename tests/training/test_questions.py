@@ -1,0 +1,49 @@
+from random import Random
+
+import pytest
+
+from training.questions import QUESTIONS, SCORED_QUESTIONS, question
+from training.world import Scene, Thing, random_scene
+
+SCENE = Scene(
+    "green", (Thing("circle", "red", "large", 16, 32, 8.5), Thing("square", "blue", "small", 48, 32, 5))
+)
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_questions_end_as_questions_and_have_an_answer(kind: str) -> None:
+    rng = Random(4)
+    asked = [query for query in (question(rng, SCENE, kind) for _ in range(20)) if query]
+    assert asked
+    assert all(query.kind == kind and query.answer and query.text[-1] in "?." for query in asked)
+
+
+def test_yes_and_no_are_balanced() -> None:
+    rng = Random(5)
+    for kind in ("exists", "relation"):
+        answers = [query.answer for query in (question(rng, SCENE, kind) for _ in range(400)) if query]
+        assert 0.35 < answers.count("yes") / len(answers) < 0.65
+
+
+def test_the_same_question_about_the_same_scene_has_one_answer() -> None:
+    rng = Random(6)
+    for kind in SCORED_QUESTIONS:
+        asked = [query for query in (question(rng, SCENE, kind) for _ in range(200)) if query]
+        answers = {query.text.lower(): query.answer for query in asked}
+        assert all(answers[query.text.lower()] == query.answer for query in asked)
+
+
+def test_a_question_that_cannot_point_at_one_thing_is_not_asked() -> None:
+    twin = Thing("star", "red", "small", 16, 16, 5)
+    scene = Scene("white", (twin, Thing("star", "red", "small", 48, 48, 5)))
+    for kind in ("colour", "shape", "size", "position", "relation"):
+        assert all(question(Random(seed), scene, kind) is None for seed in range(20))
+
+
+def test_counts_are_those_of_the_scene() -> None:
+    rng = Random(7)
+    for _ in range(50):
+        scene = random_scene(rng, 64, 64)
+        query = question(rng, scene, "count")
+        assert query is not None
+        assert 0 <= int(query.answer) <= len(scene.things)

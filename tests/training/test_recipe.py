@@ -1,0 +1,94 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from model.checkpoint import load
+from model.hbridge.config import HBridgeConfig
+from training.drawings import Group
+from training.recipe import RECIPES, STAGES, Recipe
+from training.trainer import Schedule
+
+FILES = sorted(RECIPES.glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_file_of_a_recipe_is_read(path: Path) -> None:
+    content = Recipe(path.parent.name, Path()).read(path.stem)
+    assert content == yaml.safe_load(path.read_text())
+    if "schedule" in content:
+        assert content["stage"] == path.stem
+        assert Schedule(**content["schedule"]).steps > 0
+
+
+def test_seeds_differ_from_stage_to_stage() -> None:
+    contents = [Recipe(path.parent.name, Path()).read(path.stem) for path in FILES]
+    seeds = [content["schedule"]["seed"] for content in contents if "schedule" in content]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_the_parts_of_a_recipe_make_a_valid_config() -> None:
+    recipe = Recipe("tiny", Path())
+    parts = {"understanding": recipe.read("vlm")["model"], "vae": recipe.read("vae")["model"]}
+    config = HBridgeConfig.from_dict(recipe.read("hbridge") | parts)
+    assert config.problems() == []
+    step = config.size_step
+    for group in (Group(**each) for each in recipe.read("latents")["groups"]):
+        assert group.width % step == group.height % step == 0
+        assert max(group.width, group.height) <= config.limits.max_side
+
+
+def test_an_unknown_stage_is_refused() -> None:
+    with pytest.raises(ValueError, match="'oven' must be one of tokenizer, vae"):
+        Recipe("tiny", Path()).run("oven")
+
+
+def test_every_stage_is_a_thing_that_a_recipe_does() -> None:
+    assert all(callable(getattr(Recipe, stage)) for stage in STAGES)
+
+
+def test_a_stage_whose_forerunner_has_not_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="run stage latents first"):
+        Recipe("tiny", tmp_path).run("prior")
+
+
+def test_latents_are_measured_once(recipe: Recipe) -> None:
+    config = recipe.assemble().config
+    measured = json.loads((recipe.folder("vae") / "latents.json").read_text())
+    assert config.vae is not None
+    assert (config.vae["shift_factor"], config.vae["scaling_factor"]) == tuple(measured.values())
+
+
+def test_an_assembled_model_has_the_weights_that_the_stages_left(recipe: Recipe) -> None:
+    family = recipe.assemble()
+    weights = recipe.average("vlm")
+    for name, p in family.expert.named_parameters():
+        assert torch.equal(p, weights[f"expert.{name}"])
+    assert not any(p.requires_grad for p in family.module.parameters())
+
+
+def test_a_missing_weight_is_named(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "tiny").symlink_to(recipe.folder("vae").parent)
+    other = Recipe("tiny", tmp_path / "copy")
+    for stage in ("vae", "vlm", "tokenizer"):
+        other.folder(stage).mkdir(parents=True)
+        for file in recipe.folder(stage).iterdir():
+            (other.folder(stage) / file.name).symlink_to(file)
+    (other.folder("vae") / "state.pt").unlink()
+    torch.save({"average": {}}, other.folder("vae") / "state.pt")
+    with pytest.raises(ValueError, match=r"no weights for .*decoder\.conv_in"):
+        other.assemble()
+
+
+def test_what_is_kept_loads_again_with_the_averaged_weights(recipe: Recipe, tmp_path: Path) -> None:
+    network = recipe.assemble().network
+    recipe.folder("bridge").mkdir(exist_ok=True)
+    average = {name: p.detach() for name, p in network.named_parameters()}
+    torch.save({"average": average}, recipe.folder("bridge") / "state.pt")
+    recipe.keep(folder=tmp_path / "kept")
+    kept = load(tmp_path / "kept")
+    assert kept.config == recipe.assemble().config
+    for name, p in kept.network.named_parameters():
+        torch.testing.assert_close(p, average[name].bfloat16().float(), rtol=0, atol=0)

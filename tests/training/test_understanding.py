@@ -1,0 +1,85 @@
+from random import Random
+
+import pytest
+import torch
+
+from model.prompt import Prompt
+from training.understanding import (
+    CELL_VALUES,
+    Lesson,
+    UnderstandingStage,
+    any_scene,
+    cell_labels,
+    learnt_places,
+)
+from training.world import Scene, Thing, is_held_out, render
+
+
+def lesson_of(stage: UnderstandingStage, kind: str, seed: int) -> Lesson:
+    make = {"questions": lambda rng: stage.lessons.questions(rng, 3)}.get(kind)
+    return (make or getattr(stage.lessons, kind))(Random(seed))
+
+
+def test_cells_are_labelled_with_what_has_its_centre_there() -> None:
+    wide = Scene("white", (Thing("star", "red", "small", 70, 20, 5),), 96, 64)
+    labels = cell_labels([Scene("pink", ()), wide], 16)
+    for values in labels.values():
+        assert len(values) == 16 + 24
+        assert values.nonzero().flatten().tolist() == [16 + 1 * 6 + 4]
+    read = {name: CELL_VALUES[name][values.max() - 1] for name, values in labels.items()}
+    assert read == {"shape": "star", "colour": "red", "size": "small"}
+
+
+def test_a_scene_to_learn_from_shows_no_held_out_pair() -> None:
+    rng = Random(0)
+    for _ in range(100):
+        assert not any(map(is_held_out, any_scene(rng).things))
+
+
+def test_a_question_is_read_in_the_template_that_serving_uses(understanding: UnderstandingStage) -> None:
+    lesson, picture = lesson_of(understanding, "questions", 8), render(any_scene(Random(8)))
+    for ask, _ in lesson.branches:
+        text = understanding.tokenizer.decode(ask).removesuffix("\nassistant\n")
+        served = understanding.processor.encode(Prompt.ask(text, (picture,)))
+        assert (*lesson.prompt.tokens, *ask) == served.tokens
+
+
+@pytest.mark.parametrize("kind", ["questions", "description", "meaning", "outcome"])
+def test_an_answer_is_learnt_where_it_comes_next(understanding: UnderstandingStage, kind: str) -> None:
+    lessons = [lesson_of(understanding, kind, seed) for seed in range(3)]
+    places, targets = learnt_places(lessons)
+    branches = [branch for lesson in lessons for branch in lesson.branches]
+    assert targets == [token for _, answer in branches for token in answer]
+    read = [token for ask, answer in branches for token in (*ask, *answer[:-1])]
+    coming = [token for ask, answer in branches for token in (*ask[1:], *answer)]
+    assert len(read) == len(coming)
+    assert [coming[place] for place in places] == targets
+    assert len(places) == sum(lesson.num_learnt for lesson in lessons)
+
+
+def test_questions_about_a_picture_are_blind_to_each_other(understanding: UnderstandingStage) -> None:
+    together = lesson_of(understanding, "questions", 5)
+    alone = [Lesson(together.prompt, (branch,)) for branch in together.branches]
+    with torch.no_grad():
+        (mean,) = understanding.learn([together])
+        means = understanding.learn(*([lesson] for lesson in alone))
+    weights = torch.tensor([lesson.num_learnt for lesson in alone])
+    torch.testing.assert_close(mean, (torch.stack(means) * weights).sum() / weights.sum())
+
+
+def test_the_loss_names_its_parts_and_reaches_every_weight(understanding: UnderstandingStage) -> None:
+    loss, figures = understanding.loss(Random(0), torch.Generator(), 2)
+    assert figures.keys() == {"answers", "description", "meaning", "outcome", "cells", "feature_size"}
+    loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in understanding.module.parameters())
+    understanding.module.zero_grad()
+
+
+def test_answers_written_together_equal_each_alone(understanding: UnderstandingStage) -> None:
+    prompts = [
+        understanding.processor.encode(Prompt.ask(text, (render(any_scene(Random(i))),)))
+        for i, text in enumerate(("what?", "how many stars are there?"))
+    ]
+    with torch.no_grad():
+        together = understanding.write(prompts, max_tokens=4)
+        assert together == [understanding.write([prompt], max_tokens=4)[0] for prompt in prompts]
