@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from model.checkpoint import load, weights_hash
+from model.hbridge.family import HBridge
 from service.cli import users_faults
 from service.schemas.drawing import read_size
 from training.evaluation import SUITES, Checkpoint, Score, Server, Subject, evaluate
+from training.probe import probe
 from training.recipe import RECIPES, STAGES, Recipe
 from training.record import invoked, write_record
 
@@ -55,6 +57,9 @@ def examine(
     suite: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(SUITES)}; all when left out, several when repeated.")
     ] = None,
+    with_probe: Annotated[
+        bool, typer.Option("--probe", help="Also measure how the prompt reaches the pictures, pair by pair.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="JSON file; benchmarks/results/eval-MODEL.json when left out.")
     ] = None,
@@ -67,7 +72,9 @@ def examine(
     path = output or Path("benchmarks/results") / f"eval-{name}{suffix}.json"
     with users_faults():
         pixels = read_size(size, is_edit=False) if size else None
-        about = {"server": server} if server else {"model": name, "weights_hash": weights_hash(model)}
+        about: dict[str, object] = (
+            {"server": server} if server else {"model": name, "weights_hash": weights_hash(model)}
+        )
         with _subject(model, server) as subject:
             scores = evaluate(
                 subject,
@@ -77,6 +84,8 @@ def examine(
                 sheet=path.with_suffix(".png"),
                 suites=suites,
             )
+            if with_probe and isinstance(subject, Checkpoint) and isinstance(subject.family, HBridge):
+                about["probe"] = probe(subject.family)
     content = {**about, "held_out": not seen, "per_kind": per_kind, "scores": scores}
     write_record(path, invoked(), content)
     screen.print(_table(scores), f"written to {path}", sep="\n")
