@@ -6,6 +6,7 @@ model/checkpoints/hbridge-<recipe>                  what is kept
 """
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from training.vocabulary import train_tokenizer
 
 RECIPES = Path(__file__).parent / "recipes"
 STAGES = ("tokenizer", "vae", "vlm", "latents", "prior", "bridge", "keep")
+LOGGED = ("vae", "vlm", "prior", "bridge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +110,15 @@ class Recipe:
         self._train(stage, config)
 
     def keep(self, *, folder: Path | None = None) -> None:
-        """Write the checkpoint in bfloat16, from the averaged weights of all stages."""
+        """Write the checkpoint in bfloat16, from the averaged weights of all stages, with their loss curves."""
         family = self.assemble()
         _fill(family.network, self.average("bridge"))
         target = folder or Path("model/checkpoints") / f"hbridge-{self.name}"
         family.module.to(torch.bfloat16)
         save(family, target, tokenizer_from=self.folder("tokenizer"))
+        for stage in LOGGED:
+            (target / "logs").mkdir(exist_ok=True)
+            shutil.copyfile(self.folder(stage) / "log.jsonl", target / "logs" / f"{stage}.jsonl")
 
     def assemble(self) -> HBridge:
         """Build the family with a trained understanding side and autoencoder, and an untrained bridge."""

@@ -8,7 +8,7 @@ import yaml
 from model.checkpoint import load
 from model.hbridge.config import HBridgeConfig
 from training.drawings import Group
-from training.recipe import RECIPES, STAGES, Recipe
+from training.recipe import LOGGED, RECIPES, STAGES, Recipe
 from training.trainer import Schedule
 
 FILES = sorted(RECIPES.glob("*/*.yaml"))
@@ -84,11 +84,14 @@ def test_a_missing_weight_is_named(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_what_is_kept_loads_again_with_the_averaged_weights(recipe: Recipe, tmp_path: Path) -> None:
     network = recipe.assemble().network
-    recipe.folder("bridge").mkdir(exist_ok=True)
+    for stage in LOGGED:
+        recipe.folder(stage).mkdir(exist_ok=True)
+        (recipe.folder(stage) / "log.jsonl").write_text(f'{{"stage": "{stage}"}}')
     average = {name: p.detach() for name, p in network.named_parameters()}
     torch.save({"average": average}, recipe.folder("bridge") / "state.pt")
     recipe.keep(folder=tmp_path / "kept")
     kept = load(tmp_path / "kept")
+    assert {path.stem for path in (tmp_path / "kept/logs").iterdir()} == set(LOGGED)
     assert kept.config == recipe.assemble().config
     for name, p in kept.network.named_parameters():
         torch.testing.assert_close(p, average[name].bfloat16().float(), rtol=0, atol=0)
