@@ -17,7 +17,7 @@ from service.cli import users_faults
 from service.schemas.drawing import read_size
 from training.evaluation import SUITES, Checkpoint, Score, Server, Subject, evaluate
 from training.probe import probe
-from training.recipe import RECIPES, STAGES, Recipe
+from training.recipe import RECIPES, STAGES, UNPACK, Recipe
 from training.record import invoked, write_record
 
 screen = Console(stderr=True)
@@ -26,7 +26,8 @@ screen = Console(stderr=True)
 def train(
     recipe: Annotated[str, typer.Option(help="Folder of training/recipes.")] = "tiny",
     stage: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(STAGES)}; all in order when left out.")
+        str | None,
+        typer.Option(help=f"One of {', '.join(STAGES)} (all in order when left out), or {UNPACK}."),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where states, logs and sheets go.")] = Path("runs"),
     threads: Annotated[int, typer.Option(help="Processor threads; 0 takes PyTorch's choice.")] = 0,
@@ -34,7 +35,7 @@ def train(
     """Train a shipped checkpoint; a run that was stopped goes on where it was."""
     stages = STAGES if stage is None else (stage,)
     _check("--recipe", [recipe], sorted(folder.name for folder in RECIPES.iterdir() if folder.is_dir()))
-    _check("--stage", stages, STAGES)
+    _check("--stage", stages, (*STAGES, UNPACK))
     if threads:
         torch.set_num_threads(threads)
     for name in stages:

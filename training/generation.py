@@ -230,7 +230,11 @@ def _marked(text: str, *, right: bool) -> str:
 
 
 def initialise(network: HBridgeNetwork) -> None:
-    """Start near the identity: Xavier linears, half-open gates, no output, bridges that pass on."""
+    """Start open: Xavier linears, half-open gates, no output, bridges whose values pass on.
+
+    The bridges' queries and keys are mixed at random: near the identity, a token's own key drowns the
+    prompt's, and pairs that start so never look at it.
+    """
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -244,7 +248,7 @@ def initialise(network: HBridgeNetwork) -> None:
             gates[1] = gates[3] = 0.5
         if name.endswith("norm_out.linear_2.weight"):
             nn.init.zeros_(parameter)
-        if name.startswith("bridge.") and name.endswith("_linear.weight"):
+        if name.startswith("bridge.") and name.endswith(("v_linear.weight", "o_linear.weight")):
             nn.init.eye_(parameter)
             parameter.data += 0.02 * torch.randn_like(parameter)
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from model.checkpoint import save
+from model.checkpoint import TOKENIZER_FILES, load, read_config, save
 from model.hbridge.config import HBridgeConfig
 from model.hbridge.family import HBridge
 from training.autoencoder import AutoencoderStage, latent_statistics
@@ -27,6 +27,8 @@ from training.vocabulary import train_tokenizer
 
 RECIPES = Path(__file__).parent / "recipes"
 STAGES = ("tokenizer", "vae", "vlm", "latents", "prior", "bridge", "keep")
+UNPACK = "unpack"
+"""Not a stage of its own: puts a kept checkpoint back, so that `bridge` goes on from it."""
 LOGGED = ("vae", "vlm", "prior", "bridge")
 
 
@@ -62,8 +64,8 @@ class Recipe:
         Raises:
             ValueError: There is no such stage.
         """
-        if stage not in STAGES:
-            raise ValueError(f"stage {stage!r} must be one of {', '.join(STAGES)}")
+        if stage not in (*STAGES, UNPACK):
+            raise ValueError(f"stage {stage!r} must be one of {', '.join((*STAGES, UNPACK))}")
         getattr(self, stage)()
 
     def tokenizer(self) -> None:
@@ -110,7 +112,7 @@ class Recipe:
         self._train(stage, config)
 
     def keep(self, *, folder: Path | None = None) -> None:
-        """Write the checkpoint in bfloat16, from the averaged weights of all stages, with their loss curves."""
+        """Write the averaged weights of all stages in bfloat16, with their loss curves."""
         family = self.assemble()
         _fill(family.network, self.average("bridge"))
         target = folder or Path("model/checkpoints") / f"hbridge-{self.name}"
@@ -119,6 +121,35 @@ class Recipe:
         for stage in LOGGED:
             (target / "logs").mkdir(exist_ok=True)
             shutil.copyfile(self.folder(stage) / "log.jsonl", target / "logs" / f"{stage}.jsonl")
+
+    def unpack(self, *, folder: Path | None = None) -> None:
+        """Put a kept checkpoint where its stages would have left their averages; `bridge` then goes on.
+
+        Raises:
+            FileExistsError: A run is there already, and would be lost.
+        """
+        source = folder or Path("model/checkpoints") / f"hbridge-{self.name}"
+        if taken := [stage for stage in LOGGED if (self.folder(stage) / "state.pt").exists()]:
+            raise FileExistsError(
+                f"{self.runs / self.name} has runs of {', '.join(taken)}; move them away first"
+            )
+        weights = load(source).module.state_dict()
+        averages = {
+            "vae": _under("vae.", weights),
+            "vlm": {f"expert.{name}": weight for name, weight in _under("und.", weights).items()},
+            "prior": {n: w for n, w in weights.items() if not n.startswith(("vae.", "und."))},
+        }
+        for stage in (*LOGGED, "tokenizer"):
+            self.folder(stage).mkdir(parents=True, exist_ok=True)
+        for stage, average in averages.items():
+            torch.save({"average": average}, self.folder(stage) / "state.pt")
+        for stage in LOGGED:
+            shutil.copyfile(source / "logs" / f"{stage}.jsonl", self.folder(stage) / "log.jsonl")
+        for name in TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, self.folder("tokenizer") / name)
+        vae = read_config(source)["vae"]
+        _write_statistics(self.folder("vae") / "latents.json", vae["shift_factor"], vae["scaling_factor"])
 
     def assemble(self) -> HBridge:
         """Build the family with a trained understanding side and autoencoder, and an untrained bridge."""
@@ -146,7 +177,7 @@ class Recipe:
             if module is None:
                 raise FileNotFoundError(f"{path} is not there; run stage latents first")
             shift, scale = latent_statistics(module)
-            path.write_text(json.dumps({"shift": round(shift, 4), "scale": round(scale, 4)}) + "\n")
+            _write_statistics(path, shift, scale)
         content = json.loads(path.read_text())
         return content["shift"], content["scale"]
 
@@ -163,6 +194,10 @@ class Recipe:
 
     def _shelves(self) -> list[Shelf]:
         return [Shelf(self.folder("latents"), group) for group in self._groups()]
+
+
+def _write_statistics(path: Path, shift: float, scale: float) -> None:
+    path.write_text(json.dumps({"shift": round(shift, 4), "scale": round(scale, 4)}) + "\n")
 
 
 def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from model.checkpoint import load
+from model.checkpoint import load, weights_hash
 from model.hbridge.config import HBridgeConfig
 from training.drawings import Group
 from training.recipe import LOGGED, RECIPES, STAGES, Recipe
@@ -82,7 +82,9 @@ def test_a_missing_weight_is_named(recipe: Recipe, tmp_path: Path) -> None:
         other.assemble()
 
 
-def test_what_is_kept_loads_again_with_the_averaged_weights(recipe: Recipe, tmp_path: Path) -> None:
+@pytest.fixture
+def kept(recipe: Recipe, tmp_path: Path) -> Path:
+    """A checkpoint kept from the recipe's random weights."""
     network = recipe.assemble().network
     for stage in LOGGED:
         recipe.folder(stage).mkdir(exist_ok=True)
@@ -90,8 +92,24 @@ def test_what_is_kept_loads_again_with_the_averaged_weights(recipe: Recipe, tmp_
     average = {name: p.detach() for name, p in network.named_parameters()}
     torch.save({"average": average}, recipe.folder("bridge") / "state.pt")
     recipe.keep(folder=tmp_path / "kept")
-    kept = load(tmp_path / "kept")
-    assert {path.stem for path in (tmp_path / "kept/logs").iterdir()} == set(LOGGED)
-    assert kept.config == recipe.assemble().config
-    for name, p in kept.network.named_parameters():
+    return tmp_path / "kept"
+
+
+def test_what_is_kept_loads_again_with_the_averaged_weights(recipe: Recipe, kept: Path) -> None:
+    average = recipe.average("bridge")
+    assert {path.stem for path in (kept / "logs").iterdir()} == set(LOGGED)
+    family = load(kept)
+    assert family.config == recipe.assemble().config
+    for name, p in family.network.named_parameters():
         torch.testing.assert_close(p, average[name].bfloat16().float(), rtol=0, atol=0)
+
+
+def test_an_unpacked_checkpoint_is_kept_as_it_was(recipe: Recipe, kept: Path, tmp_path: Path) -> None:
+    other = Recipe("tiny", tmp_path / "other")
+    other.unpack(folder=kept)
+    torch.save({"average": other.average("prior")}, other.folder("bridge") / "state.pt")
+    other.keep(folder=tmp_path / "again")
+    assert (tmp_path / "again/config.json").read_text() == (kept / "config.json").read_text()
+    assert weights_hash(tmp_path / "again") == weights_hash(kept)
+    with pytest.raises(FileExistsError, match="move them away"):
+        other.unpack(folder=kept)
