@@ -15,9 +15,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from model.checkpoint import TOKENIZER_FILES, load, read_config, save
+from model.checkpoint import load, read_config, save
 from model.hbridge.config import HBridgeConfig
 from model.hbridge.family import HBridge
+from model.qwen_vl.tokenizer import FILES as TOKENIZER_FILES
 from training.autoencoder import AutoencoderStage, latent_statistics
 from training.drawings import Group, Shelf, fill_shelf
 from training.generation import BridgeStage, PriorStage, initialise, load_prior
