@@ -1,4 +1,4 @@
-"""The shipped checkpoint itself: small, loadable without network, repeatable, and doing what its card says."""
+"""The shipped checkpoint itself: small, loadable without network, repeatable, doing what its card says."""
 
 from pathlib import Path
 
