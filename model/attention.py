@@ -61,19 +61,20 @@ def _sdpa(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> Te
         same_shape[shape].append(index)
     out: list[Tensor] = [q_THD] * len(segments.q_lengths)
     for (q_length, kv_length), indices in same_shape.items():
-        q_BHLD = torch.stack([q_THD[q_starts[i] : q_starts[i] + q_length] for i in indices]).transpose(1, 2)
-        k_BKLD = torch.stack([k_SKD[kv_starts[i] : kv_starts[i] + kv_length] for i in indices]).transpose(
-            1, 2
-        )
-        v_BKLD = torch.stack([v_SKD[kv_starts[i] : kv_starts[i] + kv_length] for i in indices]).transpose(
-            1, 2
-        )
+        q_BHLD = _stacked(q_THD, [q_starts[i] for i in indices], q_length)
+        k_BKLD = _stacked(k_SKD, [kv_starts[i] for i in indices], kv_length)
+        v_BKLD = _stacked(v_SKD, [kv_starts[i] for i in indices], kv_length)
         mask = causal_mask(q_length, kv_length, q_THD.device) if segments.causal and q_length > 1 else None
         grouped = q_BHLD.shape[1] != k_BKLD.shape[1]
         a_BHLD = scaled_dot_product_attention(q_BHLD, k_BKLD, v_BKLD, attn_mask=mask, enable_gqa=grouped)
         for i, a_HLD in zip(indices, a_BHLD, strict=True):
             out[i] = a_HLD.transpose(0, 1)
     return torch.cat(out)
+
+
+def _stacked(x_TKD: Tensor, starts: list[int], length: int) -> Tensor:
+    """Stack stretches of one length as a batch, heads first."""
+    return torch.stack([x_TKD[start : start + length] for start in starts]).transpose(1, 2)
 
 
 def _plain(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> Tensor:
