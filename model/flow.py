@@ -28,10 +28,7 @@ def time_grid(
 
     Source: OmniGen2, arXiv:2506.18871, released scheduler, dynamic_time_shift.
     """
-    if not 1 <= num_steps <= MAX_STEPS:
-        raise BadRequest(
-            f"num_inference_steps {num_steps} must be 1 to {MAX_STEPS}", param="num_inference_steps"
-        )
+    check_num_steps(num_steps)
     even = [i / num_steps for i in range(num_steps)]
     if name == "omnigen2":
         m = math.sqrt(latent_rows * latent_columns) / 40
@@ -39,6 +36,28 @@ def time_grid(
     elif name != "linear":
         raise ValueError(f"time grid {name!r} must be 'omnigen2' or 'linear'")
     return tuple(torch.tensor([*even, 1.0], dtype=torch.float64).float().tolist())
+
+
+def check_num_steps(num_steps: int) -> None:
+    """Refuse a number of steps that no grid has.
+
+    Raises:
+        BadRequest: It is out of range.
+    """
+    if not 1 <= num_steps <= MAX_STEPS:
+        raise BadRequest(
+            f"num_inference_steps {num_steps} must be 1 to {MAX_STEPS}", param="num_inference_steps"
+        )
+
+
+def check_solver(solver: str) -> None:
+    """Refuse a solver that there is not.
+
+    Raises:
+        BadRequest: Says which there are.
+    """
+    if solver not in SOLVERS:
+        raise BadRequest(f"solver {solver!r} must be one of {', '.join(SOLVERS)}", param="solver")
 
 
 def euler_step(latent: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
@@ -89,8 +108,7 @@ class Walk:
     """
 
     def __init__(self, latent: Tensor, times: Sequence[float], solver: str = "euler") -> None:
-        if solver not in SOLVERS:
-            raise BadRequest(f"solver {solver!r} must be one of {', '.join(SOLVERS)}", param="solver")
+        check_solver(solver)
         self.latent = latent
         self.times = tuple(times)
         self.solver = solver

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.errors import BadRequest, MissingCapability, TooManyReferences, UnsupportedSize
 from model.family import Capabilities, Context, Family, Row, Size, TextRow
-from model.flow import Walk, time_grid
+from model.flow import Walk, check_num_steps, check_solver, time_grid
 from model.guidance import Branch, Guidance
 from model.images import to_pictures
 from model.prompt import Prompt, Task, Turn
@@ -219,6 +219,10 @@ def plan_drawing(family: Family, drawing: Drawing) -> Plan:
         raise BadRequest(f"n {drawing.n} must be at least 1", param="n")
     size = drawing.size or (family.output_size(drawing.images) if drawing.images else can.default_size)
     check_size(size, can)
+    steps = drawing.num_inference_steps
+    num_steps = can.num_inference_steps if steps is None else steps
+    check_num_steps(num_steps)
+    check_solver(drawing.solver)
     text = can.edit_guidance_scale if drawing.images else can.guidance_scale
     guidance = Guidance(
         text=text if drawing.guidance_scale is None else drawing.guidance_scale,
@@ -239,9 +243,7 @@ def plan_drawing(family: Family, drawing: Drawing) -> Plan:
     return Plan(
         size=size,
         seeds=tuple((seed + i) % (MAX_SEED + 1) for i in range(drawing.n)),
-        num_steps=can.num_inference_steps
-        if drawing.num_inference_steps is None
-        else drawing.num_inference_steps,
+        num_steps=num_steps,
         guidance=guidance,
         prompts={branch: branch_prompts[branch] for branch in branches},
     )

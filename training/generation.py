@@ -7,7 +7,6 @@ Shapes: R rows, C latent channels, Y and X latent rows and columns, N learned to
 W understanding width.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,23 +15,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity
+from torch.nn.functional import cosine_similarity
 
 from model.family import Family, Row
 from model.hbridge.config import HBridgeConfig
 from model.hbridge.contexts import PackedContexts
 from model.hbridge.network import HBridgeNetwork
 from model.pipeline import Drawing
-from model.prompt import Prompt
-from model.qwen_vl.expert import QwenVL
-from model.qwen_vl.patches import cut
-from model.qwen_vl.processor import Processor
 from training.canvas import Canvas
 from training.captions import CAPTIONS
 from training.detector import detect
-from training.drawings import Sample, Shelf, sample
+from training.drawings import Shelf
 from training.edits import EDITS
 from training.painting import paint
+from training.prefills import Prefills, packed
 from training.sheets import Sheet
 from training.world import render
 
@@ -52,16 +48,15 @@ class Batch:
     """One group's samples of one step, noised."""
 
     def __init__(self, shelf: Shelf, rng: Random, generator: torch.Generator, size: int, mean: float) -> None:
-        indices = [rng.randrange(shelf.group.count) for _ in range(size)]
-        self.samples: list[Sample] = [sample(shelf.group, index) for index in indices]
-        data_RCYX = shelf.after(indices)
+        self.indices = [rng.randrange(shelf.group.count) for _ in range(size)]
+        data_RCYX = shelf.after(self.indices)
         noise_RCYX = torch.randn(data_RCYX.shape, generator=generator)
         self.times_R = draw_times(generator, size, mean)
         self.target_RCYX = data_RCYX - noise_RCYX
         self.latent_RCYX = noise_RCYX + self.times_R[:, None, None, None] * self.target_RCYX
         self.references: list[tuple[Tensor, ...]] = [()] * size
         if shelf.group.is_edit:
-            self.references = [(latent,) for latent in shelf.before(indices)]
+            self.references = [(latent,) for latent in shelf.before(self.indices)]
 
     def rows(self) -> list[Row]:
         """Return the rows of a velocity call; their contexts travel packed, beside them."""
@@ -116,7 +111,7 @@ def unbridged(config: HBridgeConfig) -> HBridgeConfig:
 
 
 class BridgeStage:
-    """Bridge, diffusion transformer and learned tokens, with everything of the understanding side frozen.
+    """Bridge, diffusion transformer and learned tokens; what the frozen understanding side says is given.
 
     Attributes:
         drop: Share of rows whose context is the empty prompt's, for guidance.
@@ -130,60 +125,38 @@ class BridgeStage:
         self,
         family: Family,
         network: HBridgeNetwork,
-        expert: QwenVL,
-        processor: Processor,
         shelves: Sequence[Shelf],
+        prefills: Sequence[Prefills],
         *,
         time_mean: float,
         drop: float,
         srt_weight: float,
         edit_share: float,
     ) -> None:
-        self.family, self.network, self.processor = family, network, processor
+        self.family, self.network = family, network
         self.module: nn.Module = network
-        self.expert = expert
-        self.shelves = shelves
+        self.samples = list(zip(shelves, prefills, strict=True))
         self.time_mean, self.drop, self.srt_weight, self.edit_share = time_mean, drop, srt_weight, edit_share
 
     def loss(self, rng: Random, generator: torch.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:
         """Flow matching on prompts or on edits, and the semantic reconstruction loss."""
         is_edit = rng.random() < self.edit_share
-        shelves = [shelf for shelf in self.shelves if shelf.group.is_edit == is_edit]
-        shelf = rng.choices(shelves, [s.group.count for s in shelves])[0]
+        samples = [each for each in self.samples if each[0].group.is_edit == is_edit]
+        shelf, prefills = rng.choices(samples, [shelf.group.count for shelf, _ in samples])[0]
         drawn = Batch(shelf, rng, generator, batch, self.time_mean)
-        contexts = self.read([self.prompt(rng, each) for each in drawn.samples])
+        contexts = packed([prefills.prompt(i, blank=rng.random() < self.drop) for i in drawn.indices])
         output = self.network(drawn.rows(), contexts=contexts, backend="plain")
         flow = (torch.stack(output.velocities) - drawn.target_RCYX).square().mean()
-        srt = self.srt_loss(output.srt_RNh, drawn.samples)
+        srt = self.srt_loss(output.srt_RNh, prefills.seen(drawn.indices))
         task = "edit" if is_edit else "generate"
         return flow + self.srt_weight * srt, {f"flow_{task}": flow.item(), "srt": srt.item()}
 
-    def prompt(self, rng: Random, each: Sample) -> Prompt:
-        """Ask for a sample, now and then without words."""
-        images = (render(each.before),) if each.before is not None else ()
-        return Prompt.draw("" if rng.random() < self.drop else each.text, images)
-
-    @torch.no_grad()
-    def read(self, prompts: Sequence[Prompt]) -> PackedContexts:
-        """Prefill prompts with the frozen expert and pack what the bridge reads."""
-        pairs = self.network.config.pairs
-        contexts = self.expert.prefill([self.processor.encode(prompt) for prompt in prompts], keep=pairs)
-        return PackedContexts.of(contexts, pairs)
-
-    def srt_loss(self, srt_RNh: Tensor, samples: Sequence[Sample]) -> Tensor:
-        """Return the cosine distance to the frozen vision features, pooled to as many cells.
+    def srt_loss(self, srt_RNh: Tensor, seen_RNW: Tensor) -> Tensor:
+        """Return the cosine distance of the learned tokens, projected, to the frozen vision features.
 
         Source: HBridge, arXiv:2511.20520, semantic reconstruction tokens.
         """
-        vision = self.expert.config.vision
-        assert vision is not None, "the reconstruction loss needs a vision tower"
-        side = math.isqrt(srt_RNh.shape[1])
-        images = [cut(render(each.after), vision) for each in samples]
-        with torch.no_grad():
-            features = self.expert.see(images).float()
-        grid = torch.unflatten(features, 0, (len(samples), images[0].rows, images[0].columns)).movedim(-1, 1)
-        target_RNW = adaptive_avg_pool2d(grid, side).flatten(2).mT
-        return (1 - cosine_similarity(self.network.srt_proj(srt_RNh).float(), target_RNW, dim=-1)).mean()
+        return (1 - cosine_similarity(self.network.srt_proj(srt_RNh).float(), seen_RNW, dim=-1)).mean()
 
     def look(self, folder: Path, step: int) -> dict[str, float]:
         """Draw and edit fixed cases with averaged weights; score them strictly; write a contact sheet."""

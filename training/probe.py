@@ -1,8 +1,9 @@
 """Does the prompt reach the pictures, pair by pair?
 
-Two probes of each bridged pair. What the understanding side offers: a linear probe reads shape and colour off
-the keys and values of the prompt's last token. What the generation side takes: the flow loss with the pair's
-keys and values exchanged for another prompt's, less the loss with its own, on the same noise and times.
+Three probes of each bridged pair. What the understanding side offers: a linear probe reads shape and colour
+off the keys and values of the prompt's last token. Where the generation side looks: the share of its
+attention on the prompt. What it takes: the flow loss with the pair's keys and values exchanged for another
+prompt's, less the loss with its own, on the same noise and times.
 
 Shapes: R rows, F features of one prompt, V values of an attribute.
 """
@@ -40,9 +41,11 @@ def probe(family: HBridge, *, prompts: int = 600, drawings: int = 128) -> dict[s
     cases = [CAPTIONS["colours"](rng, Canvas()) for _ in range(prompts)]
     contexts = _prefill(family, cases)
     exchanged = exchange(family, cases[:drawings], contexts[:drawings])
+    attended = attention(family, cases[:drawings], contexts[:drawings])
     return {
         str(pair): {
             **{name: read_off(contexts, cases, place, name) for name in ATTRIBUTES},
+            "attention": attended[pair],
             "loss_of_exchange": exchanged[pair],
         }
         for place, pair in enumerate(family.config.pairs)
@@ -79,19 +82,11 @@ def exchange(
     family: HBridge, cases: Sequence[Caption], contexts: Sequence[KVContext]
 ) -> dict[int, dict[str, float]]:
     """Return by how much the flow loss rises when one pair reads another prompt, with a 95 % interval."""
-    data_RCYX = encode(family.vae, [render(case.scene) for case in cases])
-    generator = torch.Generator().manual_seed(0)
-    noise_RCYX = torch.randn(data_RCYX.shape, generator=generator)
-    times_R = torch.rand(len(cases), generator=generator) * 0.6
-    latent_RCYX = noise_RCYX + times_R[:, None, None, None] * (data_RCYX - noise_RCYX)
+    rows, target_RCYX = _noised(family, cases, contexts)
 
     def losses(read: Sequence[KVContext]) -> Tensor:
-        rows = [
-            Row(latent_CYX=latent, time=time, context=context)
-            for latent, time, context in zip(latent_RCYX, times_R.tolist(), read, strict=True)
-        ]
-        velocity_RCYX = torch.stack(family.velocity(rows))
-        return (velocity_RCYX - (data_RCYX - noise_RCYX)).square().mean((1, 2, 3))
+        reading = [replace(row, context=context) for row, context in zip(rows, read, strict=True)]
+        return (torch.stack(family.velocity(reading)) - target_RCYX).square().mean((1, 2, 3))
 
     own_R = losses(contexts)
     risen = {}
@@ -101,6 +96,30 @@ def exchange(
         mean = rise_R.mean().item()
         risen[pair] = {"mean": round(mean, 5), "low": round(mean - half, 5), "high": round(mean + half, 5)}
     return risen
+
+
+@torch.inference_mode()
+def attention(family: HBridge, cases: Sequence[Caption], contexts: Sequence[KVContext]) -> dict[int, float]:
+    """Return the share of attention on the prompt, as a mean over rows, queries and heads."""
+    rows, _ = _noised(family, cases, contexts)
+    masses = family.network(rows, record_attention=True).attention
+    return {pair: round(mass.item(), 4) for pair, mass in masses.items()}
+
+
+def _noised(
+    family: HBridge, cases: Sequence[Caption], contexts: Sequence[KVContext]
+) -> tuple[list[Row], Tensor]:
+    """Return rows at times below 0.6, where a picture's content is decided, and where they flow."""
+    data_RCYX = encode(family.vae, [render(case.scene) for case in cases])
+    generator = torch.Generator().manual_seed(0)
+    noise_RCYX = torch.randn(data_RCYX.shape, generator=generator)
+    times_R = torch.rand(len(cases), generator=generator) * 0.6
+    latent_RCYX = noise_RCYX + times_R[:, None, None, None] * (data_RCYX - noise_RCYX)
+    rows = [
+        Row(latent_CYX=latent, time=time, context=context)
+        for latent, time, context in zip(latent_RCYX, times_R.tolist(), contexts, strict=True)
+    ]
+    return rows, data_RCYX - noise_RCYX
 
 
 def _with_layer(contexts: Sequence[KVContext], index: int, place: int) -> KVContext:

@@ -2,6 +2,7 @@
 
 runs/<recipe>/tokenizer, vae, vlm, prior, bridge    states, logs and contact sheets of the stages
 runs/<recipe>/latents                               pictures encoded once
+runs/<recipe>/prefill                               what the frozen understanding expert says of them
 model/checkpoints/hbridge-<recipe>                  what is kept
 """
 
@@ -22,12 +23,13 @@ from model.qwen_vl.tokenizer import FILES as TOKENIZER_FILES
 from training.autoencoder import AutoencoderStage, latent_statistics
 from training.drawings import Group, Shelf, fill_shelf
 from training.generation import BridgeStage, PriorStage, initialise, load_prior
-from training.trainer import Schedule, Trainer
+from training.prefills import Prefills, fill_prefills
+from training.trainer import Schedule, Team, Trainer
 from training.understanding import UnderstandingStage
 from training.vocabulary import train_tokenizer
 
 RECIPES = Path(__file__).parent / "recipes"
-STAGES = ("tokenizer", "vae", "vlm", "latents", "prior", "bridge", "keep")
+STAGES = ("tokenizer", "vae", "vlm", "latents", "prior", "prefill", "bridge", "keep")
 UNPACK = "unpack"
 """Not a stage of its own: puts a kept checkpoint back, so that `bridge` goes on from it."""
 LOGGED = ("vae", "vlm", "prior", "bridge")
@@ -83,7 +85,11 @@ class Recipe:
         """Train the understanding expert."""
         config = self.read("vlm")
         torch.manual_seed(config["schedule"]["seed"])
-        stage = UnderstandingStage(config["model"], self.folder("tokenizer"), **config["options"])
+        hbridge = self.read("hbridge")
+        bridged = range(hbridge["skip_first"], config["model"]["num_hidden_layers"] - hbridge["skip_last"])
+        stage = UnderstandingStage(
+            config["model"], self.folder("tokenizer"), bridged=bridged, **config["options"]
+        )
         self._train(stage, config)
 
     def latents(self) -> None:
@@ -98,18 +104,24 @@ class Recipe:
         torch.manual_seed(config["schedule"]["seed"])
         self._train(PriorStage(self._config(), self._shelves(), **config["options"]), config)
 
+    def prefill(self) -> None:
+        """Read all prompts and look at all pictures once; a team shares the groups."""
+        family, team = self.assemble(), Team.join()
+        family.expert.use_backend("plain")
+        for group in self._groups()[team.rank :: team.size]:
+            fill_prefills(self.folder("prefill"), group, family)
+
     def bridge(self) -> None:
-        """Train bridge and diffusion transformer on prompts and edits."""
+        """Train bridge and diffusion transformer on prompts and edits, from the prior or what is unpacked."""
         config = self.read("bridge")
         torch.manual_seed(config["schedule"]["seed"])
         family = self.assemble()
         initialise(family.network)
-        load_prior(family.network, self.average("prior"))
+        if not (self.folder("bridge") / "state.pt").exists():
+            load_prior(family.network, self.average("prior"))
         family.network.requires_grad_(True)
-        family.expert.use_backend("plain")
-        stage = BridgeStage(
-            family, family.network, family.expert, family.processor, self._shelves(), **config["options"]
-        )
+        prefills = [Prefills(self.folder("prefill"), group) for group in self._groups()]
+        stage = BridgeStage(family, family.network, self._shelves(), prefills, **config["options"])
         self._train(stage, config)
 
     def keep(self, *, folder: Path | None = None) -> None:
@@ -138,7 +150,7 @@ class Recipe:
         averages = {
             "vae": _under("vae.", weights),
             "vlm": {f"expert.{name}": weight for name, weight in _under("und.", weights).items()},
-            "prior": {n: w for n, w in weights.items() if not n.startswith(("vae.", "und."))},
+            "bridge": {n: w for n, w in weights.items() if not n.startswith(("vae.", "und."))},
         }
         for stage in (*LOGGED, "tokenizer"):
             self.folder(stage).mkdir(parents=True, exist_ok=True)

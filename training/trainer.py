@@ -225,7 +225,12 @@ class Trainer:
         partial.replace(self.folder / "state.pt")
 
     def _load(self, path: Path) -> None:
+        """Go on from a state; one that holds an average alone (`Recipe.unpack` leaves such) is a start."""
         state = torch.load(path, weights_only=True)
+        if "module" not in state:
+            self.average.shadow |= state["average"]
+            fill(self.stage.module, self.average.shadow)
+            return
         fill(self.stage.module, state["module"])
         self.average.shadow = state["average"]
         self.average.steps = state["average_steps"]

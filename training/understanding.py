@@ -1,10 +1,9 @@
 """Stage "vlm": the understanding expert learns to answer, to describe, and to say what prompts mean.
 
 Four kinds of lesson: questions about a picture (several at once, each blind to the others), descriptions of
-pictures, the meaning of prompts without a picture, and the outcome of instructions on a picture. The last two
-make its middle layers carry what the generation side will read. Besides, a linear head that is thrown away
-later asks the vision tower what stands in each of its cells; without it a tower this small finds shapes very
-late.
+pictures, the meaning of prompts without a picture, and the outcome of instructions on a picture. Besides,
+two parts that are thrown away later ask what stands in each cell of a picture: one asks the vision tower,
+which at this size finds shapes very late without it; the other asks the bridged layers' keys and values.
 
 Shapes: T packed tokens or cells, C width, R rows, V vocabulary.
 """
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from model.family import TextRow
+from model.hbridge.contexts import PackedContexts
 from model.prompt import Prompt
 from model.qwen_vl.config import QwenVLConfig
 from model.qwen_vl.expert import QwenVL
@@ -30,13 +30,13 @@ from model.qwen_vl.token_prompt import TokenPrompt
 from model.qwen_vl.tokenizer import Tokenizer
 from training.canvas import Canvas
 from training.captions import CAPTIONS
+from training.cells import Cells, Reader, cell_labels
 from training.edits import EDITS
 from training.english import parse
 from training.questions import SCORED_QUESTIONS, Query, question
-from training.world import BACKGROUNDS, COLOURS, RADII, SHAPES, Scene, build, random_kind, render
+from training.world import BACKGROUNDS, Scene, build, random_kind, render
 
 SIZES = ((64, 64), (64, 64), (64, 64), (96, 64), (64, 96))
-CELL_VALUES = {"shape": SHAPES, "colour": COLOURS, "size": tuple(RADII)}
 ASSISTANT = "<|im_start|>assistant\n"
 END = "<|im_end|>"
 
@@ -119,43 +119,6 @@ def any_scene(rng: Random) -> Scene:
     return build(rng, background, kinds, width=width, height=height, lattice=canvas.lattice)
 
 
-class Cells(nn.Module):
-    """What stands in each cell of a picture, read off the vision tower's features; for training only."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(width, len(values) + 1) for name, values in CELL_VALUES.items()}
-        )
-
-    def forward(self, features_TC: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean loss; cells with something in them weigh five times as much as empty ones."""
-        weight_T = 1 + 4 * (labels["shape"] > 0)
-        losses = [
-            cross_entropy(head(features_TC).float(), labels[name], reduction="none")
-            for name, head in self.heads.items()
-        ]
-        return (torch.stack(losses).mean(0) * weight_T).sum() / weight_T.sum()
-
-
-def cell_labels(scenes: Sequence[Scene], side: int) -> dict[str, Tensor]:
-    """Say for each cell, row by row, what has its centre there; 0 is nothing.
-
-    Args:
-        scenes: Pictures, packed in this order.
-        side: Of a cell, in pixels.
-    """
-    labels: dict[str, list[int]] = {name: [] for name in CELL_VALUES}
-    for scene in scenes:
-        columns = scene.width // side
-        at = {int(thing.y // side) * columns + int(thing.x // side): thing for thing in scene.things}
-        for cell in range(columns * (scene.height // side)):
-            for name, values in CELL_VALUES.items():
-                thing = at.get(cell)
-                labels[name].append(0 if thing is None else values.index(getattr(thing, name)) + 1)
-    return {name: torch.tensor(values) for name, values in labels.items()}
-
-
 def learnt_places(lessons: Sequence[Lesson]) -> tuple[list[int], list[int]]:
     """Return where in the packed branches an answer's token comes next, and that token."""
     places: list[int] = []
@@ -173,6 +136,9 @@ class UnderstandingStage:
     """Next-token loss on the answers; questions weigh twice, every other kind of lesson once.
 
     Attributes:
+        bridged: Layers whose keys and values the generation side will read.
+        cell_pictures: Pictures whose cells are asked of the vision tower, for each picture with questions.
+        readings: Captions whose pictures the bridged layers must tell, likewise; and half as many edits.
         calm: Weight that keeps the vision features as small as word embeddings; features that grow drown
             what the decoder's layers add to them.
     """
@@ -187,7 +153,9 @@ class UnderstandingStage:
         draw_template: str,
         questions: Mapping[str, float],
         questions_per_picture: int,
+        bridged: Sequence[int],
         cell_pictures: int,
+        readings: int,
         calm: float,
     ) -> None:
         tokenizer = Tokenizer.from_folder(tokenizer_folder)
@@ -196,8 +164,11 @@ class UnderstandingStage:
         initialise(self.expert)
         self.expert.use_backend("plain")
         self.cells = Cells(self.expert.config.hidden_size)
-        self.module: nn.Module = nn.ModuleDict({"expert": self.expert, "cells": self.cells})
-        self.cell_pictures, self.calm = cell_pictures, calm
+        self.reader = Reader(self.expert.config, bridged)
+        self.module: nn.Module = nn.ModuleDict(
+            {"expert": self.expert, "cells": self.cells, "reader": self.reader}
+        )
+        self.cell_pictures, self.readings, self.calm = cell_pictures, readings, calm
         self.tokenizer = tokenizer
         self.processor = Processor(
             self.expert.config, tokenizer, draw_template=draw_template, max_prompt_tokens=1024
@@ -215,19 +186,37 @@ class UnderstandingStage:
         ]
         names = ("answers", "description", "meaning", "outcome")
         losses = dict(zip(names, (*self.learn(asked), *self.learn(*told)), strict=True))
-        losses["cells"], size = self._see_cells(rng)
+        losses["cells"], size = self._see_cells(rng, self.cell_pictures * batch)
+        losses["readings"] = self._read_cells(rng, self.readings * batch)
         total = sum(losses.values()) + losses["answers"] + self.calm * size
         figures = losses | {"feature_size": size.sqrt()}
         return total, {name: value.item() for name, value in figures.items()}
 
-    def _see_cells(self, rng: Random) -> tuple[Tensor, Tensor]:
+    def _see_cells(self, rng: Random, count: int) -> tuple[Tensor, Tensor]:
         """Return the loss on what stands in cells, and the mean square of the vision features."""
         vision = self.expert.config.vision
         assert vision is not None, "the expert learns to see"
-        scenes = [any_scene(rng) for _ in range(self.cell_pictures)]
+        scenes = [any_scene(rng) for _ in range(count)]
         features_TC = self.expert.see([cut(render(scene), vision) for scene in scenes])
         loss = self.cells(features_TC, cell_labels(scenes, vision.merged_size))
         return loss, features_TC.float().square().mean()
+
+    def _read_cells(self, rng: Random, count: int) -> Tensor:
+        """Return the loss on what the pictures will show that captions and instructions ask for."""
+        prompts: list[Prompt] = []
+        scenes: list[Scene] = []
+        for _ in range(count):
+            caption = rng.choice(list(CAPTIONS.values()))(rng, Canvas())
+            prompts.append(Prompt.draw(caption.text))
+            scenes.append(caption.scene)
+        for _ in range(count // 2):
+            edit = rng.choice(list(EDITS.values()))(rng, Canvas())
+            prompts.append(Prompt.draw(edit.text, (render(edit.before),)))
+            scenes.append(edit.after)
+        encoded = [self.processor.encode(prompt) for prompt in prompts]
+        contexts = self.expert.prefill(encoded, keep=self.reader.layers)
+        loss: Tensor = self.reader(PackedContexts.of(contexts, self.reader.layers), scenes)
+        return loss
 
     def learn(self, *groups: Sequence[Lesson]) -> list[Tensor]:
         """Read all groups of lessons in one call; return the mean loss over each group's learnt tokens."""

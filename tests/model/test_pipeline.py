@@ -99,9 +99,9 @@ def test_sizes_that_cannot_be_made_are_refused(family: HBridge, size: Size) -> N
         ("images", (PICTURE,) * 6),
     ],
 )
-def test_what_cannot_be_done_is_refused(family: HBridge, field: str, value: object) -> None:
+def test_what_cannot_be_done_is_refused_before_any_work(family: HBridge, field: str, value: object) -> None:
     with pytest.raises(BadRequest):
-        draw(family, drawing(**{field: value}))
+        draw(family, drawing(**{field: value}), lambda progress: pytest.fail(f"began to {progress.stage}"))
 
 
 def test_a_listener_can_stop_the_work(family: HBridge) -> None:

@@ -12,6 +12,7 @@ from model.qwen_vl.tokenizer import Tokenizer
 from training.autoencoder import AutoencoderStage
 from training.drawings import Group, Shelf, fill_shelf
 from training.generation import initialise
+from training.prefills import Prefills, fill_prefills
 from training.recipe import Recipe
 from training.understanding import UnderstandingStage
 from training.vocabulary import train_tokenizer
@@ -54,8 +55,7 @@ def understanding(tokenizer_folder: Path) -> UnderstandingStage:
     """The recipe's understanding stage with random weights, which tests leave as they are."""
     torch.manual_seed(1)
     config = Recipe("tiny", Path()).read("vlm")
-    options = config["options"] | {"cell_pictures": 4}
-    return UnderstandingStage(config["model"], tokenizer_folder, **options)
+    return UnderstandingStage(config["model"], tokenizer_folder, bridged=range(2, 6), **config["options"])
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +75,15 @@ def shelves(recipe: Recipe, vae: nn.Module) -> list[Shelf]:
     for group in GROUPS:
         fill_shelf(recipe.folder("latents"), group, vae)
     return [Shelf(recipe.folder("latents"), group) for group in GROUPS]
+
+
+@pytest.fixture(scope="session")
+def prefills(recipe: Recipe) -> list[Prefills]:
+    """What the expert says of them."""
+    family = recipe.assemble()
+    for group in GROUPS:
+        fill_prefills(recipe.folder("prefill"), group, family)
+    return [Prefills(recipe.folder("prefill"), group) for group in GROUPS]
 
 
 @pytest.fixture

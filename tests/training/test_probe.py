@@ -42,4 +42,5 @@ def test_the_same_prompt_in_exchange_costs_nothing(bridged: HBridge) -> None:
 def test_a_probe_speaks_of_every_bridged_pair(bridged: HBridge) -> None:
     report = probe(bridged, prompts=12, drawings=3)
     assert report.keys() == {str(pair) for pair in bridged.config.pairs}
-    assert all({"shape", "colour", "loss_of_exchange"} == set(each) for each in report.values())
+    assert all({"shape", "colour", "attention", "loss_of_exchange"} == set(each) for each in report.values())
+    assert all(0 < each["attention"] < 1 for each in report.values())

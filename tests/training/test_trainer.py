@@ -64,6 +64,14 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert torch.equal(first.stage.module.weight, again.stage.module.weight)
 
 
+def test_an_average_alone_is_a_start(tmp_path: Path) -> None:
+    torch.save({"average": {"weight": torch.full((1, 1), 7.0)}}, tmp_path / "state.pt")
+    trainer = Trainer(Line(), SCHEDULE, tmp_path)
+    assert trainer.step == 0
+    assert trainer.stage.module.weight.item() == trainer.average.shadow["weight"].item() == 7
+    assert torch.equal(trainer.stage.module.bias, Line().module.bias)
+
+
 def test_a_run_ends_with_the_averaged_weights_in_the_module(tmp_path: Path) -> None:
     trainer = run(tmp_path)
     assert torch.equal(trainer.stage.module.weight, trainer.average.shadow["weight"])

@@ -5,29 +5,17 @@ import torch
 
 from model.prompt import Prompt
 from training.understanding import (
-    CELL_VALUES,
     Lesson,
     UnderstandingStage,
     any_scene,
-    cell_labels,
     learnt_places,
 )
-from training.world import Scene, Thing, is_held_out, render
+from training.world import is_held_out, render
 
 
 def lesson_of(stage: UnderstandingStage, kind: str, seed: int) -> Lesson:
     make = {"questions": lambda rng: stage.lessons.questions(rng, 3)}.get(kind)
     return (make or getattr(stage.lessons, kind))(Random(seed))
-
-
-def test_cells_are_labelled_with_what_has_its_centre_there() -> None:
-    wide = Scene("white", (Thing("star", "red", "small", 70, 20, 5),), 96, 64)
-    labels = cell_labels([Scene("pink", ()), wide], 16)
-    for values in labels.values():
-        assert len(values) == 16 + 24
-        assert values.nonzero().flatten().tolist() == [16 + 1 * 6 + 4]
-    read = {name: CELL_VALUES[name][values.max() - 1] for name, values in labels.items()}
-    assert read == {"shape": "star", "colour": "red", "size": "small"}
 
 
 def test_a_scene_to_learn_from_shows_no_held_out_pair() -> None:
@@ -69,7 +57,8 @@ def test_questions_about_a_picture_are_blind_to_each_other(understanding: Unders
 
 def test_the_loss_names_its_parts_and_reaches_every_weight(understanding: UnderstandingStage) -> None:
     loss, figures = understanding.loss(Random(0), torch.Generator(), 2)
-    assert figures.keys() == {"answers", "description", "meaning", "outcome", "cells", "feature_size"}
+    parts = {"answers", "description", "meaning", "outcome", "cells", "readings"}
+    assert figures.keys() == parts | {"feature_size"}
     loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in understanding.module.parameters())
     understanding.module.zero_grad()

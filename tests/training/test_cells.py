@@ -1,0 +1,56 @@
+import torch
+
+from model.hbridge.contexts import PackedContexts
+from model.prompt import Prompt
+from training.cells import VALUES, Reader, cell_labels
+from training.understanding import UnderstandingStage
+from training.world import Scene, Thing
+
+TEXTS = ("a red star", "a big blue cross")
+
+
+def test_cells_are_labelled_with_what_has_its_centre_there() -> None:
+    wide = Scene("white", (Thing("star", "red", "small", 70, 20, 5),), 96, 64)
+    labels = cell_labels([Scene("pink", ()), wide], 16)
+    for values in labels.values():
+        assert len(values) == 16 + 24
+        assert values.nonzero().flatten().tolist() == [16 + 1 * 6 + 4]
+    read = {name: VALUES[name][values.max() - 1] for name, values in labels.items()}
+    assert read == {"shape": "star", "colour": "red", "size": "small"}
+
+
+def test_a_reader_learns_what_prompts_say(understanding: UnderstandingStage) -> None:
+    """Of two prompts, and nowhere else to look."""
+    torch.manual_seed(0)
+    expert, layers = understanding.expert, (2, 3)
+    reader = Reader(expert.config, layers)
+    prompts = [
+        understanding.processor.encode(Prompt.draw(text)) for text in ("a red star", "a big blue cross")
+    ]
+    with torch.no_grad():
+        contexts = PackedContexts.of(expert.prefill(prompts, keep=layers), layers)
+    scenes = [
+        Scene("white", (Thing("star", "red", "small", 24, 24, 5),)),
+        Scene("white", (Thing("cross", "blue", "large", 24, 24, 8),)),
+    ]
+    optimizer = torch.optim.Adam(reader.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = reader(contexts, scenes)
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
+    with torch.no_grad():
+        assert reader(contexts, scenes[::-1]) > 10 * loss
+
+
+def test_a_reader_reads_packed_prompts_as_each_alone(understanding: UnderstandingStage) -> None:
+    expert, layers = understanding.expert, (2, 5)
+    reader = Reader(expert.config, layers)
+    prompts = [understanding.processor.encode(Prompt.draw(text)) for text in TEXTS]
+    scenes = [Scene("white", ()), Scene("white", ())]
+    with torch.no_grad():
+        contexts = expert.prefill(prompts, keep=layers)
+        together = reader(PackedContexts.of(contexts, layers), scenes)
+        alone = [reader(PackedContexts.of([each], layers), scenes[:1]) for each in contexts]
+    torch.testing.assert_close(together, torch.stack(alone).mean())

@@ -1,0 +1,101 @@
+"""What stands in each cell of a picture: heads for training only, thrown away with their stage.
+
+Shapes: T packed cells, C width, U packed understanding tokens, H query heads, K key heads, D head dim.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from model.attention import Segments, attend
+from model.hbridge.contexts import PackedContexts
+from model.hbridge.positions import bridge_ids
+from model.qwen_vl.config import QwenVLConfig
+from model.rope import mrope_table, rotate_half
+from training.world import CELL, COLOURS, RADII, SHAPES, Scene
+
+VALUES = {"shape": SHAPES, "colour": COLOURS, "size": tuple(RADII)}
+
+
+class Cells(nn.Module):
+    """A linear head for each attribute of what stands in a cell."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(width, len(values) + 1) for name, values in VALUES.items()}
+        )
+
+    def forward(self, features_TC: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean loss; cells with something in them weigh five times as much as empty ones."""
+        weight_T = 1 + 4 * (labels["shape"] > 0)
+        losses = [
+            cross_entropy(head(features_TC).float(), labels[name], reduction="none")
+            for name, head in self.heads.items()
+        ]
+        return (torch.stack(losses).mean(0) * weight_T).sum() / weight_T.sum()
+
+
+def cell_labels(scenes: Sequence[Scene], side: int) -> dict[str, Tensor]:
+    """Say for each cell, row by row, what has its centre there; 0 is nothing.
+
+    Args:
+        scenes: Pictures, packed in this order.
+        side: Of a cell, in pixels.
+    """
+    labels: dict[str, list[int]] = {name: [] for name in VALUES}
+    for scene in scenes:
+        columns = scene.width // side
+        at = {int(thing.y // side) * columns + int(thing.x // side): thing for thing in scene.things}
+        for cell in range(columns * (scene.height // side)):
+            for name, values in VALUES.items():
+                thing = at.get(cell)
+                labels[name].append(0 if thing is None else values.index(getattr(thing, name)) + 1)
+    return {name: torch.tensor(values) for name, values in labels.items()}
+
+
+class Reader(nn.Module):
+    """Asks the bridged layers' keys and values what the picture will show, from where its tokens will stand.
+
+    A stand-in for the generation side, without noise and without sight of other cells: what it can read, the
+    bridge can. Understanding layers that no one reads so need not keep what a prompt means where attention
+    finds it: without this a probe found the shape of a held-out pair in three prompts of ten.
+    """
+
+    def __init__(self, config: QwenVLConfig, layers: Sequence[int], *, max_side: int = 16) -> None:
+        super().__init__()
+        width, self.layers = config.hidden_size, tuple(layers)
+        self.sections, self.theta, self.head_dim = config.mrope_section, config.rope_theta, config.head_dim
+        self.rows, self.columns = nn.Embedding(max_side, width), nn.Embedding(max_side, width)
+        self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in layers)
+        self.queries = nn.ModuleList(nn.Linear(width, width) for _ in layers)
+        self.outs = nn.ModuleList(nn.Linear(width, width) for _ in layers)
+        self.mlps = nn.ModuleList(
+            nn.Sequential(
+                nn.RMSNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)
+            )
+            for _ in layers
+        )
+        self.cells = Cells(width)
+
+    def forward(self, contexts: PackedContexts, scenes: Sequence[Scene]) -> Tensor:
+        """Return the mean loss on what the cells of the scenes hold, one scene for each context."""
+        grids = [(scene.height // CELL, scene.width // CELL) for scene in scenes]
+        ids = [bridge_ids((), grid, 0, "origin") for grid in grids]
+        x_TC = torch.cat([self.rows(each[:, 1]) + self.columns(each[:, 2]) for each in ids])
+        placed_T3 = torch.cat([each + start for each, start in zip(ids, contexts.next_ids, strict=True)])
+        cos_TD, sin_TD = mrope_table(placed_T3, self.sections, self.theta)
+        lengths = tuple(len(each) for each in ids)
+        segments = Segments(lengths, contexts.lengths, backend="plain")
+        places = zip(
+            self.norms, self.queries, self.outs, self.mlps, contexts.keys, contexts.values, strict=True
+        )
+        for norm, query, out, mlp, k_UKD, v_UKD in places:
+            q_THD = query(norm(x_TC)).unflatten(-1, (-1, self.head_dim))
+            a_THD = attend(rotate_half(q_THD, cos_TD, sin_TD), k_UKD, v_UKD, segments)
+            x_TC = x_TC + out(a_THD.flatten(1))
+            x_TC = x_TC + mlp(x_TC)
+        loss: Tensor = self.cells(x_TC, cell_labels(scenes, CELL))
+        return loss
