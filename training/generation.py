@@ -9,18 +9,23 @@ W understanding width.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from model.family import Family, Row
+from model.flow import euler_step, time_grid
 from model.hbridge.config import HBridgeConfig
 from model.hbridge.contexts import PackedContexts
+from model.hbridge.family import HBridge
 from model.hbridge.network import HBridgeNetwork
+from model.images import to_pictures
 from model.pipeline import Drawing
 from training.canvas import Canvas
 from training.captions import CAPTIONS
@@ -80,8 +85,9 @@ class PriorStage:
 
     name = "prior"
 
-    def __init__(self, config: HBridgeConfig, shelves: Sequence[Shelf], *, time_mean: float) -> None:
-        self.network = HBridgeNetwork(unbridged(config))
+    def __init__(self, family: HBridge, shelves: Sequence[Shelf], *, time_mean: float) -> None:
+        self.family = family
+        self.network = HBridgeNetwork(unbridged(family.config))
         initialise(self.network)
         self.module: nn.Module = self.network
         for part in (self.network.srt_proj, self.network.gen.ref_image_refiner):
@@ -93,16 +99,32 @@ class PriorStage:
         """Flow matching without any condition."""
         shelf = rng.choices(self.shelves, [s.group.count for s in self.shelves])[0]
         drawn = Batch(shelf, rng, generator, batch, self.time_mean)
-        empty = PackedContexts(lengths=(0,) * batch, next_ids=(0,) * batch, keys=(), values=())
-        output = self.network(drawn.rows(), contexts=empty, backend="plain")
-        flow = (torch.stack(output.velocities) - drawn.target_RCYX).square().mean()
+        flow = (self._velocity(drawn.rows()) - drawn.target_RCYX).square().mean()
         return flow, {"flow": flow.item()}
 
     def look(self, folder: Path, step: int) -> dict[str, float]:
-        """Measure the flow loss on one fixed batch."""
+        """Measure the flow loss on one fixed batch, and dream some pictures."""
+        generator = torch.Generator().manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16):
-            flow, _ = self.loss(Random(1), torch.Generator().manual_seed(1), 256)
+            flow, _ = self.loss(Random(1), generator, 256)
+        sheet = Sheet()
+        for picture in self.dream(generator, 24):
+            sheet.add((picture,), "")
+        sheet.write(folder / f"sheet-{step:07d}.png", columns=8)
         return {"flow": flow.item()}
+
+    def dream(self, generator: torch.Generator, count: int, *, steps: int = 20) -> list[Image]:
+        """Draw pictures of nothing in particular, of the first group's size."""
+        latent_RCYX = torch.randn(count, *self.shelves[0].after([0]).shape[1:], generator=generator)
+        for t, t_next in pairwise(time_grid(steps, *latent_RCYX.shape[2:], name="linear")):
+            rows = [Row(latent_CYX=latent, time=t, context=NoContext()) for latent in latent_RCYX]
+            latent_RCYX = euler_step(latent_RCYX, self._velocity(rows), t, t_next)
+        return to_pictures(self.family.decode(list(latent_RCYX)))
+
+    def _velocity(self, rows: Sequence[Row]) -> Tensor:
+        nothing = (0,) * len(rows)
+        empty = PackedContexts(lengths=nothing, next_ids=nothing, keys=(), values=())
+        return torch.stack(self.network(rows, contexts=empty, backend="plain").velocities)
 
 
 def unbridged(config: HBridgeConfig) -> HBridgeConfig:
@@ -181,7 +203,7 @@ class BridgeStage:
             figures[kind] = sum(right) / len(right)
             figures[f"{kind}/background"] = sum(ground) / len(ground)
             for i in range(4):
-                sheet.add((painted[i],), _marked(cases[i].text, right=right[i]))
+                sheet.add((painted[i],), cases[i].text, right=right[i])
         return figures
 
     def _look_at_edits(self, rng: Random, sheet: Sheet) -> dict[str, float]:
@@ -194,12 +216,8 @@ class BridgeStage:
         painted = paint(self.family, drawings)
         right = [edit.is_met(detect(picture)) for edit, picture in zip(edits, painted, strict=True)]
         for i in range(0, len(edits), 4):
-            sheet.add((befores[i], painted[i]), _marked(edits[i].text, right=right[i]))
+            sheet.add((befores[i], painted[i]), edits[i].text, right=right[i])
         return {"edits": sum(right) / len(right)}
-
-
-def _marked(text: str, *, right: bool) -> str:
-    return f"{'+' if right else '-'} {text}"
 
 
 def initialise(network: HBridgeNetwork) -> None:

@@ -17,7 +17,6 @@ import yaml
 from torch import Tensor, nn
 
 from model.checkpoint import load, read_config, save
-from model.hbridge.config import HBridgeConfig
 from model.hbridge.family import HBridge
 from model.qwen_vl.tokenizer import FILES as TOKENIZER_FILES
 from training.autoencoder import AutoencoderStage, latent_statistics
@@ -102,7 +101,7 @@ class Recipe:
         """Train the diffusion transformer without text."""
         config = self.read("prior")
         torch.manual_seed(config["schedule"]["seed"])
-        self._train(PriorStage(self._config(), self._shelves(), **config["options"]), config)
+        self._train(PriorStage(self.assemble(), self._shelves(), **config["options"]), config)
 
     def prefill(self) -> None:
         """Read all prompts and look at all pictures once; a team shares the groups."""
@@ -198,9 +197,6 @@ class Recipe:
         shift, scale = self._statistics()
         vae = self.read("vae")["model"] | {"shift_factor": shift, "scaling_factor": scale}
         return self.read("hbridge") | {"understanding": self.read("vlm")["model"], "vae": vae}
-
-    def _config(self) -> HBridgeConfig:
-        return HBridgeConfig.from_dict(self._dict())
 
     def _groups(self) -> list[Group]:
         return [Group(**group) for group in self.read("latents")["groups"]]

@@ -17,10 +17,11 @@ class Sheet:
     pictures: list[tuple[Image.Image, ...]] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
 
-    def add(self, pictures: tuple[Image.Image, ...], caption: str) -> None:
-        """Add a cell."""
+    def add(self, pictures: tuple[Image.Image, ...], caption: str, *, right: bool | None = None) -> None:
+        """Add a cell; a caption that was met begins with +, one that was not with -."""
+        mark = "" if right is None else "+ " if right else "- "
         self.pictures.append(pictures)
-        self.captions.append(caption)
+        self.captions.append(mark + caption)
 
     def write(self, path: Path, *, columns: int = 6) -> None:
         """Write the picture file."""

@@ -34,6 +34,7 @@ from training.cells import Cells, Reader, cell_labels
 from training.edits import EDITS
 from training.english import parse
 from training.questions import SCORED_QUESTIONS, Query, question
+from training.sheets import Sheet
 from training.world import BACKGROUNDS, Scene, build, random_kind, render
 
 SIZES = ((64, 64), (64, 64), (64, 64), (96, 64), (64, 96))
@@ -231,8 +232,10 @@ class UnderstandingStage:
 
     def look(self, folder: Path, step: int) -> dict[str, float]:
         """Answer fresh questions about pictures that all hold a held-out pair, and some that hold none."""
-        held_out = answer_score(self, Random(5), per_kind=24, held_out=True)
-        seen = answer_score(self, Random(5), per_kind=24, held_out=False)
+        sheet = Sheet()
+        held_out = self._answered_right(Random(5), 24, sheet, held_out=True)
+        seen = self._answered_right(Random(5), 24, sheet, held_out=False)
+        sheet.write(folder / f"sheet-{step:07d}.png", columns=8)
         return {
             **{f"held_out/{kind}": share for kind, share in held_out.items()},
             "held_out/vqa": sum(held_out.values()) / len(held_out),
@@ -240,6 +243,25 @@ class UnderstandingStage:
             "outcome": self._told_right(self.lessons.outcome, Random(9), 24),
             "meaning": self._told_right(self.lessons.meaning, Random(9), 24),
         }
+
+    def _answered_right(
+        self, rng: Random, per_kind: int, sheet: Sheet, *, held_out: bool
+    ) -> dict[str, float]:
+        """Return the share of right answers for each kind of question; show four of each kind."""
+        scores = {}
+        for kind in SCORED_QUESTIONS:
+            cases = [_fresh_question(rng, kind, held_out=held_out) for _ in range(per_kind)]
+            pictures = [render(scene) for scene, _ in cases]
+            asked = zip(cases, pictures, strict=True)
+            prompts = [
+                self.processor.encode(Prompt.ask(query.text, (picture,))) for (_, query), picture in asked
+            ]
+            answers = [self.tokenizer.decode(tokens).strip() for tokens in self.write(prompts)]
+            right = [answer == query.answer for answer, (_, query) in zip(answers, cases, strict=True)]
+            scores[kind] = sum(right) / per_kind
+            for i in range(4):
+                sheet.add((pictures[i],), f"{cases[i][1].text} {answers[i]}", right=right[i])
+        return scores
 
     def _told_right(self, make: Callable[[Random], Lesson], rng: Random, count: int) -> float:
         lessons = [make(rng) for _ in range(count)]
@@ -276,24 +298,14 @@ class UnderstandingStage:
         return answers
 
 
-def answer_score(
-    stage: UnderstandingStage, rng: Random, *, per_kind: int, held_out: bool
-) -> dict[str, float]:
-    """Return the share of right answers for each kind of question, `per_kind` questions each."""
-    scores = {}
-    for kind in SCORED_QUESTIONS:
-        cases: list[tuple[Scene, Query]] = []
-        while len(cases) < per_kind:
-            canvas = Canvas(held_out=held_out, lattice=rng.random() < 0.5)
-            ground = rng.choice(BACKGROUNDS)
-            scene = canvas.scene(rng, ground, canvas.kinds(rng, ground, rng.randint(1, 4)))
-            query = question(rng, scene, kind)
-            if query is not None:
-                cases.append((scene, query))
-        prompts = [stage.processor.encode(Prompt.ask(q.text, (render(s),))) for s, q in cases]
-        answers = [stage.tokenizer.decode(tokens).strip() for tokens in stage.write(prompts)]
-        scores[kind] = sum(a == q.answer for a, (_, q) in zip(answers, cases, strict=True)) / per_kind
-    return scores
+def _fresh_question(rng: Random, kind: str, *, held_out: bool) -> tuple[Scene, Query]:
+    while True:
+        canvas = Canvas(held_out=held_out, lattice=rng.random() < 0.5)
+        ground = rng.choice(BACKGROUNDS)
+        scene = canvas.scene(rng, ground, canvas.kinds(rng, ground, rng.randint(1, 4)))
+        query = question(rng, scene, kind)
+        if query is not None:
+            return scene, query
 
 
 def initialise(module: nn.Module) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -66,7 +67,7 @@ def test_a_new_network_draws_nothing_yet(
 
 
 def test_a_bridged_network_starts_from_the_prior(bridged: HBridge, shelves: list[Shelf]) -> None:
-    prior = PriorStage(bridged.config, shelves, time_mean=0.0)
+    prior = PriorStage(bridged, shelves, time_mean=0.0)
     weights = {name: p.detach() + 1 for name, p in prior.module.named_parameters() if p.requires_grad}
     load_prior(bridged.network, weights)
     state = bridged.network.state_dict()
@@ -80,10 +81,17 @@ def test_a_prior_of_another_shape_is_refused(bridged: HBridge) -> None:
 
 
 def test_the_prior_learns_from_pictures_without_words(bridged: HBridge, shelves: list[Shelf]) -> None:
-    stage = PriorStage(bridged.config, shelves, time_mean=0.0)
+    stage = PriorStage(bridged, shelves, time_mean=0.0)
     loss, figures = stage.loss(Random(0), torch.Generator().manual_seed(0), 2)
     assert figures == {"flow": loss.item()}
     assert all(not shelf.group.is_edit for shelf in stage.shelves)
+
+
+def test_the_prior_dreams_pictures_to_look_at(bridged: HBridge, shelves: list[Shelf], tmp_path: Path) -> None:
+    stage = PriorStage(bridged, shelves, time_mean=0.0)
+    dreams = [stage.dream(torch.Generator().manual_seed(seed), 2, steps=2) for seed in (0, 0, 1)]
+    assert dreams[0] == dreams[1] != dreams[2]
+    assert all(picture.size == (64, 64) for picture in dreams[0])
 
 
 @pytest.mark.parametrize("edit_share", [0.0, 1.0])

@@ -1,9 +1,11 @@
+from pathlib import Path
 from random import Random
 
 import pytest
 import torch
 
 from model.prompt import Prompt
+from training.questions import SCORED_QUESTIONS
 from training.understanding import (
     Lesson,
     UnderstandingStage,
@@ -62,6 +64,16 @@ def test_the_loss_names_its_parts_and_reaches_every_weight(understanding: Unders
     loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in understanding.module.parameters())
     understanding.module.zero_grad()
+
+
+def test_a_look_scores_every_kind_of_question_and_shows_some(
+    understanding: UnderstandingStage, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        figures = understanding.look(tmp_path, 7)
+    assert {f"held_out/{kind}" for kind in SCORED_QUESTIONS} < figures.keys()
+    assert all(0 <= figure <= 1 for figure in figures.values())
+    assert (tmp_path / "sheet-0000007.png").exists()
 
 
 def test_answers_written_together_equal_each_alone(understanding: UnderstandingStage) -> None:
