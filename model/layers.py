@@ -7,12 +7,15 @@ columns, Z values of one patch.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
+
+Picked = TypeVar("Picked")
 
 
 def time_sinusoid(times_B: Tensor, num_channels: int, scale: float) -> Tensor:
@@ -132,6 +135,47 @@ def unpatchify(patches_TZ: Tensor, grids: Sequence[tuple[int, int]], patch: int)
 def _latents(patches_BTZ: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
     cells = torch.unflatten(torch.unflatten(patches_BTZ, 2, (patch, patch, -1)), 1, grid)
     return cells.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Which of many things are the same, so that each is computed once.
+
+    Attributes:
+        firsts: Where each different thing is first met.
+        places: For each of the many, its place among the different ones.
+    """
+
+    firsts: tuple[int, ...]
+    places: tuple[int, ...]
+
+    @classmethod
+    def of(cls, keys: Sequence[Hashable]) -> "Sharing":
+        """Things with equal keys are the same."""
+        place = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+        firsts = tuple(keys.index(key) for key in place)
+        return cls(firsts, tuple(place[key] for key in keys))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all are different."""
+        return len(self.firsts) == len(self.places)
+
+    def pick(self, values: Sequence[Picked]) -> list[Picked]:
+        """Return the different ones of the many."""
+        return [values[first] for first in self.firsts]
+
+    def spread(self, packed: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Repeat packed tokens of the different ones for all of the many.
+
+        Args:
+            packed: Tokens of the different ones.
+            lengths: How many tokens each of them has.
+        """
+        if self.is_idle:
+            return packed
+        pieces = torch.split(packed, list(lengths))
+        return torch.cat([pieces[place] for place in self.places])
 
 
 def interleave(*streams: tuple[Tensor, Sequence[int]]) -> Tensor:

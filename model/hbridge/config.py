@@ -176,6 +176,11 @@ class HBridgeConfig:
         return range(self.skip_first, self.understanding.num_hidden_layers - self.skip_last)
 
     @property
+    def first_bridged_layer(self) -> int:
+        """The first generation layer that may read the prompt."""
+        return self.prefix_layers + self.skip_first
+
+    @property
     def latent_stride(self) -> int:
         """Pixels per latent pixel."""
         return LATENT_STRIDE if self.vae is None else 2 ** (len(self.vae.get("block_out_channels", [0])) - 1)

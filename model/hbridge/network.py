@@ -20,7 +20,7 @@ from model.hbridge.bridge import Bridge, BridgeStream
 from model.hbridge.config import HBridgeConfig
 from model.hbridge.contexts import PackedContexts
 from model.hbridge.positions import bridge_ids, self_ids
-from model.layers import interleave, part
+from model.layers import Sharing, interleave, part
 from model.omnigen2.blocks import Attention, Mix, Stream
 from model.omnigen2.layout import Images
 from model.omnigen2.transformer import ImageTransformer
@@ -77,56 +77,71 @@ class HBridgeNetwork(nn.Module):
         if contexts is None:
             contexts = PackedContexts.of([cast(KVContext, row.context) for row in rows], self.config.pairs)
         images = Images.of(rows, self.config.generation.patch_size)
-        times_R = torch.tensor([row.time for row in rows], dtype=torch.float32, device=self.srt_tokens.device)
-        condition_Re = self.gen.embed_times(times_R)
-        noise = self.gen.noise_stream(images, backend)
-        x_Th, first = self._embed(rows, images, condition_Re, noise, backend)
-        stream, bridged = self._streams(images, contexts, backend)
+        condition_Re = self._condition(rows)
+        x_Th = self._unread(rows, backend)
+        stream = self._stream(images, backend)
+        bridged = self._bridge_stream(images, contexts, backend)
         masses: dict[int, Tensor] | None = {} if record_attention else None
-        for index in range(first, self.config.generation.num_layers):
+        for index in range(self.config.first_bridged_layer, self.config.generation.num_layers):
             mix = self._mix(index - self.config.prefix_layers, bridged, contexts, masses)
             x_Th = self.gen.layers[index](x_Th, condition_Re, stream, mix)
         lengths = self._lengths(images)
+        noise = self.gen.noise_stream(images, backend)
         velocities = self.gen.velocities(part(x_Th, lengths, 2), images.noise, condition_Re, noise)
         srt_RNh = torch.unflatten(part(x_Th, lengths, 1), 0, (len(rows), -1))
         return NetworkOutput(velocities=velocities, srt_RNh=srt_RNh, attention=masses or {})
 
-    def _embed(
-        self, rows: Sequence[Row], images: Images, condition_Re: Tensor, noise: Stream, backend: Backend
-    ) -> tuple[Tensor, int]:
-        """Return the joined tokens and the first layer that they have yet to pass."""
-        latents = [row.latent_CYX for row in rows]
-        references = [row.references for row in rows]
-        reference_Th = self.gen.embed_references(references, images, condition_Re, backend)
-        noise_Th = self.gen.embed_noise(latents, images.noise, condition_Re, noise)
+    def _condition(self, rows: Sequence[Row]) -> Tensor:
+        times_R = torch.tensor([row.time for row in rows], dtype=torch.float32, device=self.srt_tokens.device)
+        return self.gen.embed_times(times_R)
+
+    def _unread(self, rows: Sequence[Row], backend: Backend) -> Tensor:
+        """Return the joined tokens before the first bridged layer, where no prompt has been read yet.
+
+        Rows that differ in nothing but their prompts, such as guidance branches, come this far as one.
+        """
+        sharing = Sharing.of([(id(row.latent_CYX), row.time, *map(id, row.references)) for row in rows])
+        rows = sharing.pick(rows)
+        images = Images.of(rows, self.config.generation.patch_size)
+        condition_Re = self._condition(rows)
+        reference_Th = self.gen.embed_references(rows, images, condition_Re, backend)
+        noise_Th = self.gen.embed_noise(rows, images, condition_Re, backend)
         first = self.config.prefix_layers if self.config.prefix_scope == "noise" else 0
         for layer in self.gen.layers[:first]:
-            noise_Th = layer(noise_Th, condition_Re, noise)
+            noise_Th = layer(noise_Th, condition_Re, self.gen.noise_stream(images, backend))
+        lengths = self._lengths(images)
         parts = reference_Th, self.srt_tokens.repeat(len(rows), 1), noise_Th
-        return interleave(*zip(parts, zip(*self._lengths(images), strict=True), strict=True)), first
+        x_Th = interleave(*zip(parts, zip(*lengths, strict=True), strict=True))
+        stream = self._stream(images, backend)
+        for layer in self.gen.layers[first : self.config.first_bridged_layer]:
+            x_Th = layer(x_Th, condition_Re, stream)
+        return sharing.spread(x_Th, list(map(sum, lengths)))
 
     def _lengths(self, images: Images) -> list[tuple[int, int, int]]:
         """Return each row's reference, learned and noise tokens."""
         num_srt = (self.config.srt_count,) * len(images.noise)
         return list(zip(images.reference_lengths, num_srt, images.noise_lengths, strict=True))
 
-    def _streams(
-        self, images: Images, contexts: PackedContexts, backend: Backend
-    ) -> tuple[Stream, BridgeStream]:
-        """Prepare what the unbridged and the bridged layers share."""
-        srt, und = (self.config.srt_count, self.config.srt_position), self.config.understanding
-        device = self.srt_tokens.device
+    def _stream(self, images: Images, backend: Backend) -> Stream:
+        """Prepare what the unbridged layers share."""
+        srt = (self.config.srt_count, self.config.srt_position)
+        ids_T3 = torch.cat(
+            [self_ids(*grids, *srt) for grids in zip(images.references, images.noise, strict=True)]
+        )
         lengths = tuple(map(sum, self._lengths(images)))
-        grids = list(zip(images.references, images.noise, strict=True))
-        ids_T3 = torch.cat([self_ids(*pair, *srt) for pair in grids])
-        stream = Stream.of(lengths, ids_T3.to(device), self.gen.config, backend)
-        offsets = zip(grids, contexts.next_ids, strict=True)
-        bridge_T3 = torch.cat([bridge_ids(*pair, *srt) + next_id for pair, next_id in offsets])
-        table = mrope_table(bridge_T3.to(device), und.mrope_section, und.rope_theta)
+        return Stream.of(lengths, ids_T3.to(self.srt_tokens.device), self.gen.config, backend)
+
+    def _bridge_stream(self, images: Images, contexts: PackedContexts, backend: Backend) -> BridgeStream:
+        """Prepare what the bridged layers share."""
+        srt, und = (self.config.srt_count, self.config.srt_position), self.config.understanding
+        placed = zip(images.references, images.noise, contexts.next_ids, strict=True)
+        ids_T3 = torch.cat([bridge_ids(*grids, *srt) + next_id for *grids, next_id in placed])
+        table = mrope_table(ids_T3.to(self.srt_tokens.device), und.mrope_section, und.rope_theta)
+        lengths = tuple(map(sum, self._lengths(images)))
         kv_lengths = tuple(map(sum, zip(contexts.lengths, lengths, strict=True)))
         segments = Segments(lengths, kv_lengths, backend=backend)
         cos_TD, sin_TD = (each.to(self.srt_tokens.dtype) for each in table)
-        return stream, BridgeStream(segments, contexts.lengths, cos_TD, sin_TD)
+        return BridgeStream(segments, contexts.lengths, cos_TD, sin_TD)
 
     def _mix(
         self, pair: int, stream: BridgeStream, contexts: PackedContexts, masses: dict[int, Tensor] | None

@@ -8,6 +8,7 @@ channels, Y and X latent rows and columns.
 """
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,16 @@ from torch.nn.functional import silu
 
 from model.attention import Backend
 from model.family import Row
-from model.layers import RMSNorm, TimestepEmbedding, interleave, part, patchify, time_sinusoid, unpatchify
+from model.layers import (
+    RMSNorm,
+    Sharing,
+    TimestepEmbedding,
+    interleave,
+    part,
+    patchify,
+    time_sinusoid,
+    unpatchify,
+)
 from model.omnigen2.blocks import ModulatedBlock, OutputNorm, PlainBlock, Stream
 from model.omnigen2.config import MAX_REFERENCES, TIME_CHANNELS, OmniGen2Config
 from model.omnigen2.layout import Grid, Images, image_ids, joint_ids, text_ids
@@ -71,36 +81,47 @@ class ImageTransformer(nn.Module):
         return self._image_stream(images.noise, backend)
 
     def embed_noise(
-        self, latents: Sequence[Tensor], grids: Sequence[Grid], condition_Re: Tensor, stream: Stream
+        self, rows: Sequence[Row], images: Images, condition_Re: Tensor, backend: Backend
     ) -> Tensor:
-        """Embed and refine the pictures in the making: packed [T, h]."""
-        x_Th = self._embed(self.x_embedder, latents, grids)
+        """Embed and refine the pictures in the making: packed [T, h].
+
+        Rows that share a latent and a time, such as the guidance branches of a picture, are refined once.
+        """
+        sharing = Sharing.of([(id(row.latent_CYX), row.time) for row in rows])
+        grids = sharing.pick(images.noise)
+        stream, condition_Be = self._image_stream(grids, backend), _picked(condition_Re, sharing.firsts)
+        x_Th = self._embed(self.x_embedder, [row.latent_CYX for row in sharing.pick(rows)], grids)
         for block in self.noise_refiner:
-            x_Th = block(x_Th, condition_Re, stream)
-        return x_Th
+            x_Th = block(x_Th, condition_Be, stream)
+        return sharing.spread(x_Th, list(map(prod, grids)))
 
     def embed_references(
-        self, references: Sequence[Sequence[Tensor]], images: Images, condition_Re: Tensor, backend: Backend
+        self, rows: Sequence[Row], images: Images, condition_Re: Tensor, backend: Backend
     ) -> Tensor:
-        """Embed and refine reference images, each alone: packed [T, h], row by row."""
-        latents = [latent_CYX for row in references for latent_CYX in row]
-        if not latents:
-            return self.x_embedder.weight.new_empty(0, self.config.hidden_size)
-        grids = [grid for row in images.references for grid in row]
-        counts = [len(row) for row in references]
-        index = [j for count in counts for j in range(count)]
-        row_B = torch.tensor(
-            [i for i, count in enumerate(counts) for _ in range(count)], device=condition_Re.device
-        )
-        stream = self._image_stream(grids, backend)
-        index_BZh = [
-            self.image_index_embedding[j].expand(rows * columns, -1)
-            for j, (rows, columns) in zip(index, grids, strict=True)
+        """Embed and refine reference images, each alone: packed [T, h], row by row.
+
+        Rows that share a reference, its place and a time refine it once.
+        """
+        placed = [
+            (i, j, latent_CYX) for i, row in enumerate(rows) for j, latent_CYX in enumerate(row.references)
         ]
+        if not placed:
+            return self.x_embedder.weight.new_empty(0, self.config.hidden_size)
+        sharing = Sharing.of([(id(latent_CYX), j, rows[i].time) for i, j, latent_CYX in placed])
+        picked = sharing.pick(placed)
+        grids = [images.references[i][j] for i, j, _ in picked]
+        lengths = list(map(prod, grids))
+        stream = self._image_stream(grids, backend)
+        condition_Be = _picked(condition_Re, [i for i, _, _ in picked])
+        index_BZh = [
+            self.image_index_embedding[j].expand(length, -1)
+            for (_, j, _), length in zip(picked, lengths, strict=True)
+        ]
+        latents = [latent_CYX for _, _, latent_CYX in picked]
         x_Th = self._embed(self.ref_image_patch_embedder, latents, grids) + torch.cat(index_BZh)
         for block in self.ref_image_refiner:
-            x_Th = block(x_Th, condition_Re.index_select(0, row_B), stream)
-        return x_Th
+            x_Th = block(x_Th, condition_Be, stream)
+        return sharing.spread(x_Th, lengths)
 
     def velocities(
         self, x_Th: Tensor, grids: Sequence[Grid], condition_Re: Tensor, stream: Stream
@@ -125,6 +146,10 @@ class ImageTransformer(nn.Module):
     def _places(self, grid: Grid) -> Tensor:
         rows, columns = grid
         return (self.row_embedding[:rows, None] + self.column_embedding[:columns]).flatten(0, 1)
+
+
+def _picked(condition_Re: Tensor, rows: Sequence[int]) -> Tensor:
+    return condition_Re.index_select(0, torch.tensor(rows, device=condition_Re.device))
 
 
 def _blocks(config: OmniGen2Config, num: int) -> nn.ModuleList:
@@ -156,8 +181,8 @@ class OmniGen2Transformer(ImageTransformer):
         condition_Re = self.embed_times(times_R)
         noise = self.noise_stream(images, backend)
         text_Th = self.embed_texts(texts, backend)
-        reference_Th = self.embed_references([row.references for row in rows], images, condition_Re, backend)
-        noise_Th = self.embed_noise([row.latent_CYX for row in rows], images.noise, condition_Re, noise)
+        reference_Th = self.embed_references(rows, images, condition_Re, backend)
+        noise_Th = self.embed_noise(rows, images, condition_Re, backend)
         num_text = [len(text_LF) for text_LF in texts]
         lengths = list(zip(num_text, images.reference_lengths, images.noise_lengths, strict=True))
         x_Th = interleave(*zip((text_Th, reference_Th, noise_Th), zip(*lengths, strict=True), strict=True))

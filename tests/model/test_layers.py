@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from model.layers import (
     GatedFeedForward,
     RMSNorm,
+    Sharing,
     TimestepEmbedding,
     interleave,
     part,
@@ -33,6 +34,15 @@ def test_a_patch_goes_row_column_channel() -> None:
     first, second = patchify([latent_CYX], 2)
     assert first.tolist() == [0, 8, 16, 1, 9, 17, 4, 12, 20, 5, 13, 21]
     assert torch.equal(second, first + 2)
+
+
+def test_what_is_shared_is_computed_once_and_given_to_all() -> None:
+    sharing = Sharing.of(["a", "b", "a", "c", "b"])
+    assert sharing.pick(range(5)) == [0, 1, 3]
+    packed = torch.tensor([1, 1, 1, 2, 3, 3])
+    assert sharing.spread(packed, [3, 1, 2]).tolist() == [1, 1, 1, 2, 1, 1, 1, 3, 3, 2]
+    assert Sharing.of("abc").is_idle
+    assert not sharing.is_idle
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])

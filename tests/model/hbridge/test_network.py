@@ -72,6 +72,44 @@ def test_a_row_packed_with_others_is_the_row_alone(
         torch.testing.assert_close(packed.srt_RNh[i], alone.srt_RNh[0], atol=1e-5, rtol=1e-5)
 
 
+@BOTH
+def test_branches_of_a_picture_equal_rows_that_share_nothing(
+    network: HBridgeNetwork, make_row: MakeRow, backend: Backend
+) -> None:
+    full, other = (make_row(network.config, 0, (4, 6), num_und, (4, 4), (2, 6)) for num_und in (5, 3))
+    branches = [full, replace(full, context=other.context), replace(full, references=())]
+    apart = [
+        replace(
+            row,
+            latent_CYX=row.latent_CYX.clone(),
+            references=tuple(latent_CYX.clone() for latent_CYX in row.references),
+        )
+        for row in branches
+    ]
+    for first, second in zip(
+        network(branches, backend=backend).velocities, network(apart, backend=backend).velocities, strict=True
+    ):
+        torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+
+
+def test_what_no_prompt_reaches_is_computed_once_for_all_branches(
+    network: HBridgeNetwork, make_row: MakeRow
+) -> None:
+    row = make_row(network.config, 0, (4, 6), 5, (4, 4))
+    branches = [row, replace(row, context=make_row(network.config, 1, (4, 6), 3).context)]
+    counted: dict[str, int] = {}
+    for name, block in [
+        ("refiner", network.gen.noise_refiner[0]),
+        ("reference", network.gen.ref_image_refiner[0]),
+        ("before", network.gen.layers[network.config.first_bridged_layer - 1]),
+        ("bridged", network.gen.layers[network.config.first_bridged_layer]),
+    ]:
+        block.register_forward_pre_hook(lambda _, args, name=name: counted.update({name: len(args[0])}))
+    network(branches)
+    joined = 4 + network.config.srt_count + 6
+    assert counted == {"refiner": 6, "reference": 4, "before": joined, "bridged": 2 * joined}
+
+
 def test_groupings_that_differ_on_both_sides_work_with_every_backend(
     golden_config: dict[str, Any], make_row: MakeRow
 ) -> None:

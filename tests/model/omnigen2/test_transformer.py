@@ -9,7 +9,6 @@ from model.attention import BACKENDS, Backend
 from model.family import Row
 from model.flow import Walk, time_grid
 from model.guidance import Branch, Guidance
-from model.omnigen2.blocks import Stream
 from model.omnigen2.config import OmniGen2Config
 from model.omnigen2.family import OmniGen2, TextContext
 from model.omnigen2.layout import Images
@@ -99,9 +98,8 @@ def test_refined_noise_does_not_know_the_text(family: OmniGen2, make_row: MakeRo
         row = make_row(0, (4, 6), num_text)
         images = Images.of([row], 2)
         condition_Re = family.transformer.embed_times(torch.tensor([0.3]))
-        stream: Stream = family.transformer.noise_stream(images, "sdpa")
-        latent = torch.ones_like(row.latent_CYX)
-        refined.append(family.transformer.embed_noise([latent], images.noise, condition_Re, stream))
+        blank = replace(row, latent_CYX=torch.ones_like(row.latent_CYX))
+        refined.append(family.transformer.embed_noise([blank], images, condition_Re, "sdpa"))
     assert torch.equal(*refined)
 
 
@@ -117,8 +115,9 @@ def test_a_reference_is_refined_without_its_neighbours(family: OmniGen2, make_ro
     condition_Re = family.transformer.embed_times(torch.tensor([0.3]))
     refined = []
     for references in (row.references, row.references[:1]):
-        images = Images.of([replace(row, references=references)], 2)
-        refined.append(family.transformer.embed_references([references], images, condition_Re, "sdpa"))
+        given = [replace(row, references=references)]
+        images = Images.of(given, 2)
+        refined.append(family.transformer.embed_references(given, images, condition_Re, "sdpa"))
     torch.testing.assert_close(refined[0][:4], refined[1])
 
 
