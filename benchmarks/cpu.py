@@ -19,10 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.clock import against, seconds
 from benchmarks.sizes import MEDIUM
 from model.checkpoint import build_random, load, read_config
+from model.drawing import Drawing
 from model.family import Family, Row
 from model.flow import Walk, time_grid
-from model.pipeline import Drawing, Question, answer, draw
+from model.pipeline import answer, draw
 from model.prompt import Prompt, Turn
+from model.question import Question
 from model.registry import resolve
 from training.record import write_record
 

@@ -3,8 +3,9 @@
 import base64
 import time
 
+from model.drawing import Drawing, Drawn
 from model.images import encode_image
-from model.pipeline import Answered, Drawing, Drawn
+from model.question import Answered
 from service.engine.job import Finished, Job, LoadedModel, Timings
 from service.schemas.answers import (
     AnswerUsage,

@@ -10,11 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from model.drawing import Drawing, plan_drawing
 from model.errors import BadRequest
 from model.images import Format, encode_image, open_image
-from model.pipeline import Drawing, Listener, Question, answer, draw, plan_drawing
-from model.pipeline import Progress as Step
+from model.pipeline import answer, draw
 from model.prompt import Turn
+from model.question import Question
+from model.request import Listener
+from model.request import Progress as Step
 from service.engine.job import LoadedModel
 from service.loading import load_model
 from service.schemas.drawing import read_size

@@ -6,9 +6,11 @@ import pytest
 from PIL import Image
 
 from model.checkpoint import load
+from model.drawing import Drawing
 from model.hbridge.family import HBridge
-from model.pipeline import Drawing, Question, answer, draw
+from model.pipeline import answer, draw
 from model.prompt import Turn
+from model.question import Question
 from model.registry import SHIPPED
 from training.detector import detect
 from training.world import PALETTE

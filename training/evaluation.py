@@ -21,9 +21,11 @@ import httpx
 from PIL import Image
 from rich.progress import track
 
+from model.drawing import Drawing
 from model.family import Family, Size
-from model.pipeline import Drawing, Question, answer
+from model.pipeline import answer
 from model.prompt import Turn
+from model.question import Question
 from training.canvas import Canvas
 from training.captions import CAPTIONS
 from training.detector import detect

@@ -19,6 +19,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from model.drawing import Drawing
 from model.family import Family, Row
 from model.flow import euler_step, time_grid
 from model.hbridge.config import HBridgeConfig
@@ -26,7 +27,6 @@ from model.hbridge.contexts import PackedContexts
 from model.hbridge.family import HBridge
 from model.hbridge.network import HBridgeNetwork
 from model.images import to_pictures
-from model.pipeline import Drawing
 from training.canvas import Canvas
 from training.captions import CAPTIONS
 from training.detector import detect

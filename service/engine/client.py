@@ -9,9 +9,10 @@ from enum import StrEnum
 
 from PIL import Image
 
+from model.drawing import Drawing
 from model.family import Capabilities
-from model.pipeline import Drawing, Question
 from model.prompt import Turn
+from model.question import Question
 from service.engine.engine import Engine, EngineConfig, Observer
 from service.engine.errors import EngineDraining, EngineNotReady
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel

@@ -13,8 +13,11 @@ from typing import Protocol
 
 import torch
 
+from model.drawing import Drawing, Drawn, plan_drawing
 from model.errors import Cancelled, ModelError
-from model.pipeline import Answered, Drawing, Drawn, Progress, answer, draw, plan_drawing
+from model.pipeline import answer, draw
+from model.question import Answered
+from model.request import Progress
 from service.engine.errors import EngineBusy, EngineDraining, EngineError, InsufficientMemory, JobFailed
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Timings
 from service.engine.stopwatch import Stopwatch

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from model.drawing import Drawing, Drawn
 from model.family import Family
-from model.pipeline import Answered, Drawing, Drawn, Progress, Question
 from model.prompt import Task
+from model.question import Answered, Question
+from model.request import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

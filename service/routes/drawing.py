@@ -4,7 +4,7 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
-from model.pipeline import Drawn
+from model.drawing import Drawn
 from service import wire
 from service.answering import image_files, images_answer
 from service.deps import ReadyServiceDep, RequestIdDep, Service

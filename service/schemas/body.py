@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from model.pipeline import MAX_SEED
+from model.request import MAX_SEED
 from service.errors import InvalidRequest, RequestError, UnknownField
 
 PLANNED = frozenset(

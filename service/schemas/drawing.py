@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from PIL.Image import Image
 from pydantic import ConfigDict, Field
 
+from model.drawing import Drawing
 from model.errors import BadRequest, UnsupportedSize
 from model.family import Capabilities, Size
 from model.flow import MAX_STEPS
-from model.pipeline import Drawing
 from service.schemas.body import Body, OneOrMore
 
 Solver = Literal["euler", "dpmpp_2m"]

@@ -7,8 +7,8 @@ from PIL.Image import Image
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from model.errors import BadRequest
-from model.pipeline import Question
 from model.prompt import Turn
+from model.question import Question
 from service.schemas.body import Body, Encoded, OneOrMore, Part, as_list
 
 

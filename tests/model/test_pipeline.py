@@ -6,12 +6,15 @@ import torch
 from PIL import Image
 
 from model.checkpoint import load
+from model.drawing import Drawing
 from model.errors import BadRequest, Cancelled, MissingCapability, TooManyReferences, UnsupportedSize
 from model.family import Size
 from model.hbridge.family import HBridge
-from model.pipeline import Drawing, Progress, Question, answer, choose_token, draw
+from model.pipeline import answer, draw
 from model.prompt import Prompt, Turn
+from model.question import Question, choose_token
 from model.qwen_vl.token_prompt import TokenPrompt
+from model.request import Progress
 
 SIZE = Size(64, 64)
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 64, 3), dtype=np.uint8))

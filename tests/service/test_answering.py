@@ -1,4 +1,5 @@
-from model.pipeline import Drawing, draw
+from model.drawing import Drawing
+from model.pipeline import draw
 from service.answering import image_files, images_answer
 from service.engine.job import Finished, Job, LoadedModel, Timings
 from service.schemas.drawing import GenerateRequest

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from model.pipeline import Drawing, draw
+from model.drawing import Drawing
+from model.pipeline import draw
 from service.cli import app
 from service.engine.job import LoadedModel
 

@@ -5,7 +5,7 @@ from PIL import Image
 from rich.console import Console
 
 from model.errors import BadRequest, InvalidImage
-from model.pipeline import Progress
+from model.request import Progress
 from service.local import check_output, output_paths, progress_bar, read_image, write_images, write_whole
 
 PICTURE = Image.new("RGB", (4, 4), "red")

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from fastapi import Request
 
+from model.drawing import Drawing
 from model.errors import UnsupportedSize
 from model.family import Size
-from model.pipeline import Drawing
 from service.engine.client import Client
 from service.engine.job import Finished, Job, LoadedModel
 from service.errors import ClientGone

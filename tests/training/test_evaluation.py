@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from model.drawing import Drawing
 from model.family import Size
-from model.pipeline import Drawing
 from service.app import create_app
 from service.engine.client import Client
 from service.engine.engine import EngineConfig

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from model.checkpoint import load
+from model.drawing import Drawing
 from model.family import Family, Size
-from model.pipeline import Drawing, draw
+from model.pipeline import draw
 from training.painting import AT_ONCE, paint
 
 SMALL = Drawing(prompt="a red star", seed=3, size=Size(64, 64), num_inference_steps=2)

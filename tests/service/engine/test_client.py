@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from model.drawing import Drawing
 from model.errors import BadCheckpoint
-from model.pipeline import Drawing, Progress
+from model.request import Progress
 from service.engine.client import Client, State, warm_up_jobs
 from service.engine.engine import EngineConfig
 from service.engine.errors import EngineDraining, EngineNotReady

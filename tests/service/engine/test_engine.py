@@ -3,10 +3,12 @@ from typing import Any
 
 import pytest
 
+from model.drawing import Drawing, Drawn
 from model.errors import BadRequest, UnsupportedSize
 from model.family import Size
-from model.pipeline import Answered, Drawing, Drawn, Question, draw
+from model.pipeline import draw
 from model.prompt import Turn
+from model.question import Answered, Question
 from service.engine.engine import Engine, EngineConfig
 from service.engine.errors import EngineBusy, EngineDraining, InsufficientMemory, JobFailed
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel

@@ -1,7 +1,8 @@
 from PIL import Image
 
-from model.pipeline import Drawing, Question
+from model.drawing import Drawing
 from model.prompt import Turn
+from model.question import Question
 from service.engine.job import Job
 
 

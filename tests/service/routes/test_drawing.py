@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from model.drawing import Drawing
 from model.family import Size
 from model.images import open_image
-from model.pipeline import Drawing, draw
+from model.pipeline import draw
 from service.engine.job import LoadedModel
 
 

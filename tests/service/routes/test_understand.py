@@ -4,8 +4,9 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from model.images import open_image
-from model.pipeline import Question, answer
+from model.pipeline import answer
 from model.prompt import Turn
+from model.question import Question
 from service.engine.job import LoadedModel
 
 

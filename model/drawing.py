@@ -1,0 +1,218 @@
+"""A picture to make or to edit: what is asked, planned, in the making, and made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from PIL.Image import Image
+from torch import Tensor
+
+from model.errors import BadRequest, MissingCapability, TooManyReferences, UnsupportedSize
+from model.family import Capabilities, Context, Family, Row, Size
+from model.flow import Walk, check_num_steps, check_solver, time_grid
+from model.guidance import Branch, Guidance
+from model.prompt import Prompt, Task
+from model.request import MAX_SEED, Usage, chosen_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """A picture to make or to edit.
+
+    Attributes:
+        prompt: What to draw, or the instruction of an edit.
+        images: Pictures to edit, in the order the prompt means them; none to generate.
+        size: None takes the family's default, or the size of the first image.
+        n: Pictures from one prefill; picture i uses seed + i.
+        seed: None draws one.
+        num_inference_steps: None takes the family's default; so do the guidance scales.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    images: tuple[Image, ...] = ()
+    size: Size | None = None
+    n: int = 1
+    seed: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    image_guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    solver: str = "euler"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A drawing with every default filled in and every limit checked."""
+
+    size: Size
+    seeds: tuple[int, ...]
+    num_steps: int
+    guidance: Guidance
+    prompts: dict[Branch, Prompt] = field(default_factory=dict)
+
+
+def plan_drawing(family: Family, drawing: Drawing) -> Plan:
+    """Fill in the family's defaults and refuse what it cannot do.
+
+    Raises:
+        BadRequest: As draw.
+        MissingCapability: As draw.
+    """
+    can = family.capabilities
+    task: Task = "edit" if drawing.images else "generate"
+    if task not in can.tasks:
+        raise MissingCapability(f"this checkpoint cannot {task}; it can {', '.join(can.tasks)}")
+    if len(drawing.images) > can.max_references:
+        raise TooManyReferences(f"{len(drawing.images)} images, {can.max_references} at most", param="image")
+    if drawing.n < 1:
+        raise BadRequest(f"n {drawing.n} must be at least 1", param="n")
+    size = drawing.size or (family.output_size(drawing.images) if drawing.images else can.default_size)
+    check_size(size, can)
+    steps = drawing.num_inference_steps
+    num_steps = can.num_inference_steps if steps is None else steps
+    check_num_steps(num_steps)
+    check_solver(drawing.solver)
+    text = can.edit_guidance_scale if drawing.images else can.guidance_scale
+    guidance = Guidance(
+        text=text if drawing.guidance_scale is None else drawing.guidance_scale,
+        image=(
+            can.image_guidance_scale if drawing.image_guidance_scale is None else drawing.image_guidance_scale
+        )
+        if drawing.images
+        else 1.0,
+        interval=drawing.guidance_interval or can.guidance_interval,
+    )
+    branch_prompts = {
+        Branch.FULL: Prompt.draw(drawing.prompt, drawing.images),
+        Branch.NO_TEXT: Prompt.draw(drawing.negative_prompt, drawing.images),
+        Branch.NO_IMAGE: Prompt.draw(drawing.negative_prompt),
+    }
+    branches = guidance.all_branches(has_references=bool(drawing.images))
+    seed = chosen_seed(drawing.seed)
+    return Plan(
+        size=size,
+        seeds=tuple((seed + i) % (MAX_SEED + 1) for i in range(drawing.n)),
+        num_steps=num_steps,
+        guidance=guidance,
+        prompts={branch: branch_prompts[branch] for branch in branches},
+    )
+
+
+def check_size(size: Size, can: Capabilities) -> None:
+    """Refuse a size that the family cannot make.
+
+    Raises:
+        UnsupportedSize: Says which sizes it makes.
+    """
+    sides = (size.width, size.height)
+    whole = all(side % can.size_step == 0 for side in sides)
+    within = can.min_side <= min(sides) and max(sides) <= can.max_side
+    if not whole or not within or size.width * size.height > can.max_pixels:
+        raise UnsupportedSize(
+            f"size {size} is not possible; sides are multiples of {can.size_step} from {can.min_side} to "
+            f"{can.max_side}, with at most {can.max_pixels} pixels in all",
+            param="size",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """Pictures, the seed of each, and the settings that were used."""
+
+    images: tuple[Image, ...]
+    seeds: tuple[int, ...]
+    size: Size
+    guidance: Guidance
+    times: tuple[float, ...]
+    usage: Usage
+
+
+class Easel:
+    """A drawing in the making: says which rows its next step needs, and takes their velocities.
+
+    Knows no network call and no clock, so that many easels may share a packed call.
+
+    Attributes:
+        walks: One for each picture, in step with each other.
+        references: Encoded once, shared by all pictures and branches.
+        usage: What it took so far.
+    """
+
+    def __init__(
+        self, family: Family, drawing: Drawing, plan: Plan, contexts: Mapping[Branch, Context]
+    ) -> None:
+        can = family.capabilities
+        start = family.start(plan.size, drawing.images, plan.seeds[0])
+        latents = [start.latent_CYX]
+        latents += [family.start(plan.size, (), seed).latent_CYX for seed in plan.seeds[1:]]
+        times = time_grid(plan.num_steps, *start.latent_CYX.shape[1:], name=can.grid)
+        self.plan, self.contexts = plan, contexts
+        self.walks = [Walk(latent_CYX, times, drawing.solver) for latent_CYX in latents]
+        self.references = start.references
+        self.usage = Usage(
+            prompt_tokens=contexts[Branch.FULL].num_tokens,
+            prefilled_tokens=sum(context.num_tokens for context in contexts.values()),
+            steps=plan.num_steps,
+            image_tokens=len(latents) * plan.size.width * plan.size.height // can.size_step**2,
+        )
+        self._counts_steps = can.guidance_clock == "step"
+
+    @property
+    def num_done(self) -> int:
+        """Steps taken."""
+        return self.walks[0].index
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the latents have arrived."""
+        return self.walks[0].is_done
+
+    @property
+    def latents(self) -> list[Tensor]:
+        """Where each picture stands: [C, Y, X]."""
+        return [walk.latent for walk in self.walks]
+
+    def branches(self) -> tuple[Branch, ...]:
+        """Return the guidance branches that the coming step needs."""
+        walk = self.walks[0]
+        clock = walk.index / walk.num_steps if self._counts_steps else walk.time
+        return self.plan.guidance.branches(clock, has_references=bool(self.references))
+
+    def rows(self) -> list[Row]:
+        """Return the coming step's rows: the branches of the first picture, then of the next."""
+        branches = self.branches()
+        return [
+            Row(
+                latent_CYX=walk.latent,
+                time=walk.time,
+                context=self.contexts[branch],
+                references=() if branch is Branch.NO_IMAGE else self.references,
+            )
+            for walk in self.walks
+            for branch in branches
+        ]
+
+    def advance(self, velocities: Sequence[Tensor]) -> None:
+        """Take the step.
+
+        Args:
+            velocities: Of the rows, in their order.
+        """
+        branches = self.branches()
+        assert len(velocities) == len(self.walks) * len(branches), "a velocity for each row"
+        self.usage.network_calls += len(velocities)
+        for start, walk in zip(range(0, len(velocities), len(branches)), self.walks, strict=True):
+            of_one = velocities[start : start + len(branches)]
+            walk.advance(self.plan.guidance.combine(dict(zip(branches, of_one, strict=True))))
+
+    def finish(self, pictures: Sequence[Image]) -> Drawn:
+        """Sign the decoded pictures."""
+        assert self.is_done, "a drawing ends when its latents have arrived"
+        return Drawn(
+            images=tuple(pictures),
+            seeds=self.plan.seeds,
+            size=self.plan.size,
+            guidance=self.plan.guidance,
+            times=self.walks[0].times,
+            usage=self.usage,
+        )

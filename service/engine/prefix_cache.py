@@ -1,0 +1,153 @@
+"""Contexts kept by what was read, so that nothing is read twice while it is remembered.
+
+A prompt is looked for as a whole, then by its beginnings. What has to be read is cut before its last block:
+the beginnings of a round are read in one packed call, all the rest in a second one. A family cuts where
+images end, and images are what comes back: in the other branches of an edit, in the next question. They
+are also the dear part, for the vision tower's sake and because they outnumber the words. So a beginning
+is worth a call of its own even when nobody else wants it yet; prompts without images need none.
+
+Used on the engine's thread only: there are no locks. Knows families by their contract, and no tensors.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from model.family import Context, Depth, Family, PreparedPrompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A job's wish for the context of a prompt."""
+
+    job_id: str
+    prompt: PreparedPrompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefilled:
+    """What an ask gets.
+
+    Attributes:
+        prefilled_tokens: Tokens that were read for this ask.
+        cached_tokens: The prompt's other tokens, read before or for an earlier ask of the round.
+    """
+
+    context: Context
+    prefilled_tokens: int
+    cached_tokens: int
+
+
+@dataclass(slots=True)
+class Entry:
+    """A context and the jobs that hold it."""
+
+    context: Context
+    num_bytes: int
+    holders: set[str] = field(default_factory=set)
+
+
+class PrefixCache:
+    """Contexts of one family in a byte budget; the least recently used goes first.
+
+    What a job holds stays, so the budget is exceeded only by what is held, and during a round by what the
+    round reads.
+
+    Attributes:
+        num_bytes: Memory of all contexts that are kept.
+        num_queries: Prompts asked for.
+        num_hits: Prompts of which nothing had to be read.
+        num_reused_tokens: Tokens that did not have to be read.
+    """
+
+    def __init__(self, family: Family, *, max_bytes: int) -> None:
+        self._family = family
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[tuple[bytes, Depth], Entry] = OrderedDict()
+        self.num_bytes = 0
+        self.num_queries = 0
+        self.num_hits = 0
+        self.num_reused_tokens = 0
+
+    def prefill(self, asks: Sequence[Ask]) -> list[Prefilled]:
+        """Return a context for each ask, held for its job until `release`.
+
+        What is equal among the asks is read once, and counted for the first of them.
+
+        Raises:
+            Exception: What the family raises; nothing is held for these asks then.
+        """
+        prompts = [ask.prompt for ask in asks]
+        try:
+            cut = [prompt for prompt in self._missing(prompts) if len(prompt.blocks) > 1]
+            num_read = self._read([prompt.beginning(len(prompt.blocks) - 1) for prompt in cut])
+            num_read |= self._read(prompts)
+            return [self._take(ask, num_read) for ask in asks]
+        finally:
+            self._evict()
+
+    def release(self, job_id: str) -> None:
+        """Let go of all that a job holds; unknown ids are left."""
+        for entry in self._entries.values():
+            entry.holders.discard(job_id)
+        self._evict()
+
+    def _read(self, prompts: Iterable[PreparedPrompt]) -> dict[bytes, int]:
+        """Read and keep what is missing; return how many tokens that took, by the prompt's key."""
+        missing = self._missing(prompts)
+        if not missing:
+            return {}
+        known = [self._longest_beginning(prompt) for prompt in missing]
+        contexts = self._family.prefill(missing, prefixes=[context for _, context in known])
+        num_read = {}
+        for prompt, (num_blocks, _), context in zip(missing, known, contexts, strict=True):
+            key = prompt.blocks[-1].key
+            self._entries[key, prompt.depth] = Entry(context, context.num_bytes)
+            self.num_bytes += context.num_bytes
+            num_read[key] = sum(block.num_tokens for block in prompt.blocks[num_blocks:])
+        return num_read
+
+    def _missing(self, prompts: Iterable[PreparedPrompt]) -> list[PreparedPrompt]:
+        """Return the prompts that have to be read; of equal ones the deepest."""
+        by_depth = sorted(prompts, key=lambda prompt: prompt.depth)
+        deepest = {prompt.blocks[-1].key: prompt for prompt in by_depth}
+        return [prompt for key, prompt in deepest.items() if not self._find(key, prompt.depth)]
+
+    def _longest_beginning(self, prompt: PreparedPrompt) -> tuple[int, Context | None]:
+        """Return the most leading blocks whose context can be gone on from, and that context."""
+        depth = max(prompt.depth, Depth.BEGINNING)
+        for num_blocks in range(len(prompt.blocks) - 1, 0, -1):
+            if entry := self._find(prompt.blocks[num_blocks - 1].key, depth):
+                return num_blocks, entry.context
+        return 0, None
+
+    def _find(self, key: bytes, depth: Depth) -> Entry | None:
+        """Return what serves this depth, now the most recently used."""
+        for deeper in range(max(Depth), depth - 1, -1):
+            ...
+
+    def _take(self, ask: Ask, num_read: dict[bytes, int]) -> Prefilled:
+        """Hold a context for a job; the first to take what was read accounts for it."""
+        *beginning, whole = (block.key for block in ask.prompt.blocks)
+        entry = self._find(whole, ask.prompt.depth)
+        assert entry, "all that was missing has been read"
+        entry.holders.add(ask.job_id)
+        prefilled = 0
+        if whole in num_read:
+            prefilled = num_read.pop(whole) + sum(num_read.pop(key, 0) for key in beginning)
+        cached = sum(block.num_tokens for block in ask.prompt.blocks) - prefilled
+        self.num_queries += 1
+        self.num_hits += not prefilled
+        self.num_reused_tokens += cached
+        return Prefilled(context=entry.context, prefilled_tokens=prefilled, cached_tokens=cached)
+
+    def _evict(self) -> None:
+        """Keep the budget: give up what alone breaks it, then what was used least recently."""
+        idle = [(key, entry) for key, entry in self._entries.items() if not entry.holders]
+        held_bytes = self.num_bytes - sum(entry.num_bytes for _, entry in idle)
+        room = self._max_bytes - held_bytes
+        for key, entry in sorted(idle, key=lambda each: each[1].num_bytes <= room):
+            if self.num_bytes <= self._max_bytes:
+                return
+            del self._entries[key]
+            self.num_bytes -= entry.num_bytes
