@@ -7,6 +7,7 @@ Shapes: C latent channels, Y and X latent rows and columns, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Literal, Protocol
 
 from PIL.Image import Image
@@ -84,6 +85,52 @@ class Context(Protocol):
         ...
 
 
+class Depth(IntEnum):
+    """How much of the understanding side a context holds; a deeper one serves wherever a shallower does.
+
+    Attributes:
+        PICTURE: What velocity reads.
+        BEGINNING: Also what the prefill of a longer prompt to draw reads.
+        ANSWER: Everything: what begin_answer and the prefill of any longer prompt read.
+    """
+
+    PICTURE = 0
+    BEGINNING = 1
+    ANSWER = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A stretch of a prompt, up to a place where prompts that begin alike may part.
+
+    Attributes:
+        key: Hash of all that is read from the prompt's first token to the end of this block. Equal keys
+            mean equal beginnings, whatever the task.
+        num_tokens: Tokens of this block alone.
+    """
+
+    key: bytes
+    num_tokens: int
+
+
+class PreparedPrompt(Protocol):
+    """A prompt tokenized, and its images cut: what prefill reads, and what prompts are compared by."""
+
+    @property
+    def depth(self) -> Depth:
+        """What its context will hold."""
+        ...
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """All of it in order; a single block when no beginning of it can be shared."""
+        ...
+
+    def beginning(self, num_blocks: int) -> "PreparedPrompt":
+        """Return its first blocks as a prompt, deep enough for prefill to go on to the whole."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """Where the flow of one picture begins.
@@ -137,8 +184,19 @@ class Family(Protocol):
     config: Any
     capabilities: Capabilities
 
-    def prefill(self, prompts: Sequence[Prompt]) -> list[Context]:
-        """Run the understanding side once over each prompt, packed."""
+    def prepare(self, prompt: Prompt) -> PreparedPrompt:
+        """Tokenize a prompt and cut its images; needs no device, and refuses what prefill would refuse."""
+        ...
+
+    def prefill(
+        self, prompts: Sequence[Prompt | PreparedPrompt], *, prefixes: Sequence[Context | None] | None = None
+    ) -> list[Context]:
+        """Run the understanding side once over each prompt, packed.
+
+        Args:
+            prefixes: For each prompt, the context of a beginning of it, after which to go on; None reads
+                it all.
+        """
         ...
 
     def start(self, size: Size, references: Sequence[Image], seed: int) -> Start:

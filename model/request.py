@@ -16,6 +16,7 @@ class Usage:
     Attributes:
         prompt_tokens: Tokens of the full branch's prompt.
         prefilled_tokens: Tokens that went through the understanding side, over all branches.
+        cached_prompt_tokens: Tokens that did not have to, because they were read before.
         image_tokens: Latent patches made, over all pictures.
         steps: Flow steps a picture took.
         network_calls: Rows the generation network computed.
@@ -24,6 +25,7 @@ class Usage:
 
     prompt_tokens: int = 0
     prefilled_tokens: int = 0
+    cached_prompt_tokens: int = 0
     image_tokens: int = 0
     steps: int = 0
     network_calls: int = 0

@@ -80,7 +80,7 @@ def _drawing_usage(drawn: Drawn, timings: Timings) -> DrawingUsage:
     usage = drawn.usage
     return DrawingUsage(
         prompt_tokens=usage.prompt_tokens,
-        cached_prompt_tokens=0,
+        cached_prompt_tokens=usage.cached_prompt_tokens,
         prefilled_tokens=usage.prefilled_tokens,
         device_seconds=timings.device_seconds,
         image_tokens=usage.image_tokens,
@@ -93,7 +93,7 @@ def _answer_usage(answered: Answered, timings: Timings) -> AnswerUsage:
     usage = answered.usage
     return AnswerUsage(
         prompt_tokens=usage.prompt_tokens,
-        cached_prompt_tokens=0,
+        cached_prompt_tokens=usage.cached_prompt_tokens,
         prefilled_tokens=usage.prefilled_tokens,
         device_seconds=timings.device_seconds,
         completion_tokens=usage.completion_tokens,

@@ -22,6 +22,8 @@ from model.errors import (
     UnsupportedSize,
 )
 from service.engine.errors import (
+    DeadlineExceeded,
+    DeadlineUnreachable,
     EngineBusy,
     EngineDraining,
     EngineError,
@@ -89,6 +91,8 @@ STATUS: Mapping[type[Exception], tuple[int, str]] = {
     BodyTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
     UnsupportedMediaType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
     EngineBusy: (HTTPStatus.TOO_MANY_REQUESTS, "queue_full"),
+    DeadlineUnreachable: (HTTPStatus.TOO_MANY_REQUESTS, "deadline_unreachable"),
+    DeadlineExceeded: (HTTPStatus.GATEWAY_TIMEOUT, "deadline_exceeded"),
     ClientGone: (CLIENT_CLOSED_REQUEST, "cancelled"),
     ClientDisconnect: (CLIENT_CLOSED_REQUEST, "cancelled"),
     EngineNotReady: (HTTPStatus.SERVICE_UNAVAILABLE, "not_ready"),

@@ -1,14 +1,16 @@
 """What operators see: counters and histograms of one app, in a registry of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from model.drawing import Drawn
 from model.question import Answered
+from service.engine.cost import Load, Stage
 from service.engine.job import Job, Timings
 
+COUNTS = tuple(2**power for power in range(17))
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
@@ -28,12 +30,14 @@ class Metrics:
             "wasted_device_seconds", "Time on the device of jobs that were cancelled."
         )
         self._request_seconds = self._histogram("request_seconds", "Arrival to answer.", "task")
-        self._laps = {
-            "queue": self._histogram("queue_seconds", "Submission to the device."),
-            "prefill": self._histogram("prefill_seconds", "Understanding side, once per job."),
-            "denoise": self._histogram("step_seconds", "One flow step."),
-            "decode": self._histogram("decode_seconds", "Latents to pictures, once per job."),
+        self._queue_seconds = self._histogram("queue_seconds", "Submission to the device.")
+        self._step_seconds = {
+            "prefill": self._histogram("prefill_seconds", "Understanding side, packed over jobs."),
+            "denoise": self._histogram("step_seconds", "One packed flow step."),
+            "decode": self._histogram("decode_seconds", "Latents to pictures, packed over jobs."),
         }
+        self._step_rows = self._histogram("step_rows", "Rows of a packed flow step.", buckets=COUNTS)
+        self._step_tokens = self._histogram("step_tokens", "Tokens of a packed flow step.", buckets=COUNTS)
 
     def describe(self, *, model: str, num_running: Callable[[], int], num_waiting: Callable[[], int]) -> None:
         """Add what is read when it is asked for."""
@@ -59,10 +63,17 @@ class Metrics:
         """Count a refusal by its error code."""
         self._rejected.labels(reason=reason).inc()
 
-    def lapped(self, stage: str, seconds: float) -> None:
-        """Take the time of one stage, or of one step of it."""
-        if stage in self._laps:
-            self._laps[stage].observe(seconds)
+    def waited(self, seconds: float) -> None:
+        """Take note of a job that leaves the queue for the device."""
+        self._queue_seconds.observe(seconds)
+
+    def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
+        """Take note of a packed step."""
+        if stage in self._step_seconds:
+            self._step_seconds[stage].observe(seconds)
+        if stage == "denoise":
+            self._step_rows.observe(load.rows)
+            self._step_tokens.observe(load.tokens)
 
     def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
         """Take note of a job that went well."""
@@ -77,7 +88,9 @@ class Metrics:
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(name, help_text, labels, namespace="hbridge", registry=self.registry)
 
-    def _histogram(self, name: str, help_text: str, *labels: str) -> Histogram:
+    def _histogram(
+        self, name: str, help_text: str, *labels: str, buckets: Sequence[float] = SECONDS
+    ) -> Histogram:
         return Histogram(
-            name, help_text, labels, namespace="hbridge", buckets=SECONDS, registry=self.registry
+            name, help_text, labels, namespace="hbridge", buckets=buckets, registry=self.registry
         )

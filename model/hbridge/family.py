@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from model.errors import MissingCapability
-from model.family import Capabilities, Context, Row, Size, Start, TextCache, TextRow
+from model.family import Capabilities, Context, Depth, PreparedPrompt, Row, Size, Start, TextCache, TextRow
 from model.flow import SOLVERS
 from model.hbridge.config import HBridgeConfig
 from model.hbridge.network import HBridgeNetwork
@@ -22,6 +22,7 @@ from model.prompt import Prompt
 from model.qwen_vl.context import KVContext
 from model.qwen_vl.expert import QwenVL
 from model.qwen_vl.kv_cache import KVCache
+from model.qwen_vl.prepared_tokens import PreparedTokens
 from model.qwen_vl.processor import Processor
 from model.qwen_vl.tokenizer import Tokenizer
 
@@ -78,26 +79,46 @@ class HBridge:
         """The autoencoder; None when latents go in and come out."""
         return self.module.vae
 
+    def prepare(self, prompt: Prompt) -> PreparedTokens:
+        """Tokenize a prompt and cut its images.
+
+        Raises:
+            BadRequest: It cannot be read; its subclasses say why.
+            MissingCapability: The checkpoint lacks a tokenizer or a vision tower that it needs.
+        """
+        return self.processor.prepare(prompt)
+
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Prompt]) -> list[Context]:
+    def prefill(
+        self, prompts: Sequence[Prompt | PreparedPrompt], *, prefixes: Sequence[Context | None] | None = None
+    ) -> list[Context]:
         """Run the understanding expert once over each prompt.
 
         Prompts to draw stop at the last bridged layer's keys and values; questions go on to the logits.
 
+        Args:
+            prefixes: For each prompt, the context of a beginning of it, after which to go on.
+
         Raises:
-            BadRequest: A prompt cannot be read; its subclasses say why.
-            MissingCapability: The checkpoint lacks a tokenizer or a vision tower that a prompt needs.
+            BadRequest: As prepare.
+            MissingCapability: As prepare.
+            ValueError: A prefix is not deep enough, or leaves nothing to read.
         """
-        encoded = [self.processor.encode(prompt) for prompt in prompts]
+        readable = [self.prepare(each) if isinstance(each, Prompt) else each for each in prompts]
+        prepared = cast(list[PreparedTokens], readable)
+        known = cast(Sequence[KVContext | None], prefixes or [None] * len(prompts))
         contexts: dict[int, Context] = {}
         for is_question in (False, True):
-            chosen = [i for i, prompt in enumerate(prompts) if (prompt.task == "understand") == is_question]
+            chosen = [i for i, each in enumerate(prepared) if (each.depth is Depth.ANSWER) == is_question]
             if chosen:
-                keep = (
-                    range(self.config.understanding.num_hidden_layers) if is_question else self.config.pairs
+                read = self.expert.prefill(
+                    [prepared[i].prompt for i in chosen],
+                    keep=self._layers(max(prepared[i].depth for i in chosen)),
+                    logits=is_question,
+                    prefixes=[known[i] for i in chosen],
                 )
-                read = self.expert.prefill([encoded[i] for i in chosen], keep=keep, logits=is_question)
-                contexts |= zip(chosen, read, strict=True)
+                for i, context in zip(chosen, read, strict=True):
+                    contexts[i] = context.only(self._layers(prepared[i].depth))
         return [contexts[i] for i in range(len(prompts))]
 
     @torch.inference_mode()
@@ -169,6 +190,13 @@ class HBridge:
     def output_size(self, references: Sequence[Image]) -> Size:
         """The size that an edit of these images gets when the request names none."""
         return output_size(references, self.capabilities)
+
+    def _layers(self, depth: Depth) -> range:
+        """Return the understanding layers whose keys and values a context of this depth holds."""
+        if depth is Depth.PICTURE:
+            return self.config.pairs
+        last = max(self.config.pairs, default=-1)
+        return range(last + 1 if depth is Depth.BEGINNING else self.config.understanding.num_hidden_layers)
 
 
 def capabilities(config: HBridgeConfig) -> Capabilities:

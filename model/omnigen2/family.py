@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from model.errors import MissingCapability, PromptTooLong
-from model.family import Capabilities, Context, Row, Size, Start, TextCache, TextRow
+from model.family import Capabilities, Context, PreparedPrompt, Row, Size, Start, TextCache, TextRow
 from model.flow import SOLVERS
 from model.images import output_size, resize_reference
 from model.latents import build_autoencoder, decode_latent, draw_noise, encode_references
@@ -23,6 +23,7 @@ from model.omnigen2.layout import Images, axis_starts
 from model.omnigen2.transformer import OmniGen2Transformer
 from model.prompt import Prompt
 from model.qwen_vl.expert import QwenVL
+from model.qwen_vl.prepared_tokens import PreparedTokens
 from model.qwen_vl.processor import Processor
 from model.qwen_vl.tokenizer import Tokenizer
 
@@ -96,21 +97,34 @@ class OmniGen2:
         tokenizer = None if folder is None else Tokenizer.from_folder(folder / "processor")
         return cls(OmniGen2CheckpointConfig.from_dict(config), tokenizer)
 
-    @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Prompt]) -> list[Context]:
-        """Make the text features of each prompt; images are not shown to the language model.
+    def prepare(self, prompt: Prompt) -> PreparedTokens:
+        """Tokenize a prompt; images are not shown to the language model.
 
         Raises:
-            BadRequest: A prompt cannot be read; its subclasses say why.
-            MissingCapability: The checkpoint has no language model or tokenizer, or a prompt asks.
+            BadRequest: It cannot be read; its subclasses say why.
+            MissingCapability: The checkpoint has no language model or tokenizer, or the prompt asks.
         """
-        expert, processor = self.module.mllm, self.processor
-        if expert is None or processor is None:
+        if self.processor is None:
             raise MissingCapability("this checkpoint has no language model to read prompts")
-        if any(prompt.task == "understand" for prompt in prompts):
+        if prompt.task == "understand":
             raise MissingCapability(NO_ANSWERS)
-        encoded = [processor.encode(prompt) for prompt in prompts]
-        return [TextContext(features_LF) for features_LF in expert.features(encoded)]
+        return self.processor.prepare(prompt)
+
+    @torch.inference_mode()
+    def prefill(
+        self, prompts: Sequence[Prompt | PreparedPrompt], *, prefixes: Sequence[Context | None] | None = None
+    ) -> list[Context]:
+        """Make the text features of each prompt, which is a single block and so has no prefixes.
+
+        Raises:
+            BadRequest: As prepare.
+            MissingCapability: As prepare.
+        """
+        assert not any(prefixes or ()), "a single block has no beginning"
+        prepared = [self.prepare(each) if isinstance(each, Prompt) else each for each in prompts]
+        read = [cast(PreparedTokens, each).prompt for each in prepared]
+        expert = cast(QwenVL, self.module.mllm)
+        return [TextContext(features_LF) for features_LF in expert.features(read)]
 
     @torch.inference_mode()
     def start(self, size: Size, references: Sequence[Image], seed: int) -> Start:

@@ -1,10 +1,11 @@
 """What the understanding expert leaves behind for whoever reads a prompt: keys, values and where they end.
 
-Shapes: T packed tokens, L positions of a prompt, K key heads, D head dim, V vocabulary, 3 the axes t, h, w.
+Shapes: T packed tokens, S packed keys, L positions of a prompt, K key heads, D head dim, V
+vocabulary, 3 the axes t, h, w.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,38 +44,79 @@ class KVContext:
             tensors.append(self.logits_V)
         return sum(tensor.nbytes for tensor in tensors)
 
+    def at(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of a kept layer."""
+        place = self.layers.index(layer)
+        return self.keys[place], self.values[place]
+
+    def only(self, layers: Sequence[int]) -> "KVContext":
+        """Let go of all layers but these."""
+        kept = [self.at(layer) for layer in layers]
+        return replace(
+            self, layers=tuple(layers), keys=tuple(k for k, _ in kept), values=tuple(v for _, v in kept)
+        )
+
 
 class Recorder:
     """Takes the keys and values of chosen layers as packed prompts pass through the decoder.
 
     Args:
         keep: Layers to take.
-        lengths: Tokens of each prompt.
+        lengths: Tokens of each prompt that pass.
+        prefixes: What is known of the tokens before them; None where they begin a prompt.
+
+    Attributes:
+        kv_lengths: Positions of each prompt in what `read` hands on.
     """
 
-    def __init__(self, keep: Sequence[int], lengths: Sequence[int]) -> None:
+    def __init__(
+        self, keep: Sequence[int], lengths: Sequence[int], prefixes: Sequence[KVContext | None]
+    ) -> None:
         self._keep = frozenset(keep)
         self._lengths = list(lengths)
+        self._prefixes = prefixes
+        self.kv_lengths = tuple(
+            length + (prefix.num_tokens if prefix else 0)
+            for length, prefix in zip(lengths, prefixes, strict=True)
+        )
         self._taken: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
     def read(self, layer: int, k_TKD: Tensor, v_TKD: Tensor) -> tuple[Tensor, Tensor]:
-        """Take what is chosen and hand everything on."""
+        """Put what is known before what passes, take what is chosen, and hand everything on."""
+        k_SKD = self._joined(lambda prefix: prefix.at(layer)[0], k_TKD)
+        v_SKD = self._joined(lambda prefix: prefix.at(layer)[1], v_TKD)
         if layer in self._keep:
-            self._taken[layer] = (self._cut(k_TKD), self._cut(v_TKD))
-        return k_TKD, v_TKD
+            self._taken[layer] = (self._cut(k_SKD), self._cut(v_SKD))
+        return k_SKD, v_SKD
 
-    def context(self, index: int, ids_L3: Tensor, next_id: int, logits_V: Tensor | None) -> KVContext:
-        """Return what was taken of one prompt."""
-        return KVContext(
-            layers=tuple(self._taken),
-            keys=tuple(keys[index] for keys, _ in self._taken.values()),
-            values=tuple(values[index] for _, values in self._taken.values()),
-            ids_L3=ids_L3,
-            next_id=next_id,
-            logits_V=logits_V,
-        )
+    def contexts(
+        self, ids_T3: Tensor, next_ids: Sequence[int], logits: Sequence[Tensor | None]
+    ) -> list[KVContext]:
+        """Return what was taken of each prompt."""
+        ids_S3 = self._joined(lambda prefix: prefix.ids_L3, ids_T3)
+        parts = zip(self._cut(ids_S3), next_ids, logits, strict=True)
+        return [
+            KVContext(
+                layers=tuple(self._taken),
+                keys=tuple(keys[index] for keys, _ in self._taken.values()),
+                values=tuple(values[index] for _, values in self._taken.values()),
+                ids_L3=ids_L3,
+                next_id=next_id,
+                logits_V=logits_V,
+            )
+            for index, (ids_L3, next_id, logits_V) in enumerate(parts)
+        ]
 
-    def _cut(self, x_TKD: Tensor) -> list[Tensor]:
+    def _joined(self, known: Callable[[KVContext], Tensor], new_T: Tensor) -> Tensor:
+        """Put what is known of each prompt before what is new of it."""
+        if not any(self._prefixes):
+            return new_T
+        pieces: list[Tensor] = []
+        for prefix, piece in zip(self._prefixes, torch.split(new_T, self._lengths), strict=True):
+            pieces += [piece] if prefix is None else [known(prefix), piece]
+        return torch.cat(pieces)
+
+    def _cut(self, packed_S: Tensor) -> list[Tensor]:
         """Give each prompt memory of its own, so that contexts can be freed one by one."""
-        pieces = torch.split(x_TKD, self._lengths)
-        return [x_LKD.clone() for x_LKD in pieces] if len(pieces) > 1 else list(pieces)
+        pieces = torch.split(packed_S, list(self.kv_lengths))
+        return [piece.clone() for piece in pieces] if len(pieces) > 1 else list(pieces)

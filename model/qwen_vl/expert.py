@@ -58,7 +58,12 @@ class QwenVL(nn.Module):
                 module.backend = backend
 
     def prefill(
-        self, prompts: Sequence[TokenPrompt], *, keep: Sequence[int], logits: bool = False
+        self,
+        prompts: Sequence[TokenPrompt],
+        *,
+        keep: Sequence[int],
+        logits: bool = False,
+        prefixes: Sequence[KVContext | None] | None = None,
     ) -> list[KVContext]:
         """Read prompts in one packed call.
 
@@ -66,24 +71,29 @@ class QwenVL(nn.Module):
             keep: Layers whose keys and values are handed out, rising.
             logits: Whether to go on to the logits of each prompt's next token; otherwise the last kept
                 layer stops at its keys and values.
+            prefixes: For each prompt, what an earlier call left of its first tokens: then only the rest is
+                read. None reads it all.
 
         Raises:
             BadRequest: Images and placeholders do not match.
             MissingCapability: Images for an expert without a vision tower.
+            ValueError: A prefix lacks layers that the rest passes, or leaves nothing to read.
         """
-        packed = self.pack(prompts)
+        num_layers = self.config.num_hidden_layers if logits else max(keep, default=-1) + 1
+        prefixes = prefixes or [None] * len(prompts)
+        _check_prefixes(prefixes, prompts, num_layers)
+        packed = self.pack(prompts, [prefix.num_tokens if prefix else 0 for prefix in prefixes])
         self.num_prefilled_tokens += sum(packed.lengths)
-        recorder = Recorder(keep, packed.lengths)
+        recorder = Recorder(keep, packed.lengths, prefixes)
         logits_RV: Sequence[Tensor | None] = [None] * len(prompts)
         if logits:
-            features_TC = self._run(packed, recorder.read)
+            features_TC = self._run(packed, recorder.read, recorder.kv_lengths)
             ends_R = torch.tensor(packed.lengths).cumsum(0) - 1
-            logits_RV = self.head(features_TC[ends_R.to(features_TC.device)]).float().unbind()
+            packed_RV = self.head(features_TC[ends_R.to(features_TC.device)]).float()
+            logits_RV = [each_V.clone() for each_V in packed_RV]
         elif keep:
-            self._run(packed, recorder.read, until=max(keep))
-        ids = torch.split(packed.ids_T3, list(packed.lengths))
-        parts = enumerate(zip(ids, packed.next_ids, logits_RV, strict=True))
-        return [recorder.context(index, *part) for index, part in parts]
+            self._run(packed, recorder.read, recorder.kv_lengths, until=max(keep))
+        return recorder.contexts(packed.ids_T3, packed.next_ids, logits_RV)
 
     def next_tokens(self, rows: Sequence[TextRow]) -> Tensor:
         """Feed one token per answer, grow the caches, return float32 logits [R, V].
@@ -154,21 +164,28 @@ class QwenVL(nn.Module):
         weight = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         return nn.functional.linear(features_TC, weight)
 
-    def pack(self, prompts: Sequence[TokenPrompt]) -> Packed:
+    def pack(self, prompts: Sequence[TokenPrompt], starts: Sequence[int] | None = None) -> Packed:
         """Embed prompts end to end, all of their images in one call of the vision tower.
+
+        Args:
+            starts: Where to begin in each prompt, with no image across it; at 0 unless told.
 
         Raises:
             BadRequest: Images and placeholders do not match.
             MissingCapability: Images for an expert without a vision tower.
         """
         device = self.model.embed_tokens.weight.device
-        places = [position_ids(each.tokens, each.images, self.config.image_token_id) for each in prompts]
-        tokens_T = torch.tensor([token for each in prompts for token in each.tokens], device=device)
-        images = [image for each in prompts for image in each.images]
+        pad = self.config.image_token_id
+        starts = starts or [0] * len(prompts)
+        places = [position_ids(each.tokens, each.images, pad) for each in prompts]
+        rests = [each.after(start, pad) for each, start in zip(prompts, starts, strict=True)]
+        tokens_T = torch.tensor([token for each in rests for token in each.tokens], device=device)
+        images = [image for each in rests for image in each.images]
+        ids = [ids_L3[start:] for (ids_L3, _), start in zip(places, starts, strict=True)]
         return Packed(
             hidden_TC=self.embed(tokens_T, images),
-            ids_T3=torch.cat([ids_L3 for ids_L3, _ in places]).to(device),
-            lengths=tuple(len(each.tokens) for each in prompts),
+            ids_T3=torch.cat(ids).to(device),
+            lengths=tuple(len(each.tokens) for each in rests),
             next_ids=tuple(next_id for _, next_id in places),
         )
 
@@ -195,10 +212,26 @@ class QwenVL(nn.Module):
         features_TC: Tensor = self.visual(patches_PE, grid_thw=grid).pooler_output
         return features_TC
 
-    def _run(self, packed: Packed, read: Read = read_own, until: int | None = None) -> Tensor:
-        segments = Segments.own(packed.lengths, causal=True, backend=self.backend)
+    def _run(
+        self,
+        packed: Packed,
+        read: Read = read_own,
+        kv_lengths: tuple[int, ...] | None = None,
+        until: int | None = None,
+    ) -> Tensor:
+        segments = Segments(packed.lengths, kv_lengths or packed.lengths, causal=True, backend=self.backend)
         features_TC: Tensor = self.model(packed.hidden_TC, packed.ids_T3, segments, read, until)
         return features_TC
+
+
+def _check_prefixes(
+    prefixes: Sequence[KVContext | None], prompts: Sequence[TokenPrompt], num_layers: int
+) -> None:
+    for prefix, prompt in zip(prefixes, prompts, strict=True):
+        if prefix and (missing := set(range(num_layers)) - set(prefix.layers)):
+            raise ValueError(f"a prefix lacks layers {sorted(missing)}")
+        if prefix and prefix.num_tokens >= len(prompt.tokens):
+            raise ValueError("a prefix must be shorter than its prompt")
 
 
 def _grow(caches: Sequence[KVCache]) -> Read:

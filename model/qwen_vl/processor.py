@@ -4,9 +4,11 @@ import re
 from collections.abc import Sequence
 
 from model.errors import BadCheckpoint, BadRequest, MissingCapability, PromptTooLong
+from model.family import Depth
 from model.prompt import Prompt
 from model.qwen_vl.config import QwenVLConfig
 from model.qwen_vl.patches import cut
+from model.qwen_vl.prepared_tokens import PreparedTokens
 from model.qwen_vl.token_prompt import ImagePatches, TokenPrompt
 from model.qwen_vl.tokenizer import IMAGE, IMAGE_PAD, Tokenizer, mark
 
@@ -68,6 +70,16 @@ class Processor:
                 f"the prompt takes {len(tokens)} tokens, {self.max_prompt_tokens} at most", param="prompt"
             )
         return TokenPrompt(tokens=tokens, images=images)
+
+    def prepare(self, prompt: Prompt) -> PreparedTokens:
+        """Encode a prompt, and say how deep it is to be read and where it may be cut.
+
+        Raises:
+            BadRequest: As encode; or images and placeholders do not match.
+            MissingCapability: As encode.
+        """
+        depth = Depth.ANSWER if prompt.task == "understand" else Depth.PICTURE
+        return PreparedTokens.of(self.encode(prompt), depth, self.config.image_token_id)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Turn answer tokens into words.

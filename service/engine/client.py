@@ -159,7 +159,8 @@ class Client:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        engine.submit(job, tell)
+        course = await asyncio.to_thread(engine.plan, job)
+        engine.enter(job, course, tell)
         try:
             while True:
                 event = await events.get()

@@ -1,25 +1,41 @@
-"""One worker thread, one bounded queue: jobs run one after another, straight down the pipeline.
+"""The loop: take jobs in, run packed steps over all of them, tell what happens, let go.
 
-Knows no event loop and no web. Events are told by callback, on the worker's thread.
+One thread owns the device, the family and the contexts. Every turn the scheduler says which jobs take the
+next step; their rows go through one packed call, whatever their sizes, steps, guidance and tasks. Knows no
+event loop and no web. Events are told by callback on the engine's thread, under the lock: once `cancel` has
+returned, no event of that job follows.
 """
 
 import logging
 import math
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from time import perf_counter
+from typing import Any, Protocol, cast
 
 import torch
+from PIL.Image import Image
+from torch import Tensor
 
-from model.drawing import Drawing, Drawn, plan_drawing
-from model.errors import Cancelled, ModelError
-from model.pipeline import answer, draw
+from model.drawing import Drawing, Drawn
+from model.errors import ModelError
+from model.images import to_pictures
 from model.question import Answered
-from model.request import Progress
-from service.engine.errors import EngineBusy, EngineDraining, EngineError, InsufficientMemory, JobFailed
+from service.engine.cost import CostModel, Load, Stage
+from service.engine.course import AnswerCourse, Course, DrawingCourse
+from service.engine.errors import (
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    EngineBusy,
+    EngineDraining,
+    InsufficientMemory,
+    JobFailed,
+)
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Timings
+from service.engine.prefix_cache import Ask, Prefilled, PrefixCache
+from service.engine.scheduler import Flow, Forecast, Scheduler, SchedulerConfig, Standing, Step, Want
 from service.engine.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -32,19 +48,31 @@ class EngineConfig:
     """How jobs share the machine. Nothing here changes a result.
 
     Attributes:
-        max_waiting: Jobs that may wait beside the one that runs.
+        max_waiting: Jobs that may wait beside those that run.
+        max_running: Jobs that may have begun, and hold contexts and latents.
+        max_cache_bytes: Contexts kept for later, beside those in use.
+        max_call_seconds: A step expected to take longer is split into calls, and between them cancelled jobs
+            leave.
         num_threads: CPU threads of one operation; None leaves PyTorch's choice.
     """
 
     max_waiting: int = 64
+    max_running: int = 32
+    max_cache_bytes: int = 256 * 2**20
+    max_call_seconds: float = 1.0
     num_threads: int | None = None
+    scheduling: SchedulerConfig = field(default_factory=SchedulerConfig)
 
 
 class Observer(Protocol):
     """Who counts what the engine does; called on its thread."""
 
-    def lapped(self, stage: str, seconds: float) -> None:
-        """Take the time of one stage, or of one step of it."""
+    def waited(self, seconds: float) -> None:
+        """Take note of a job that leaves the queue for the device."""
+        ...
+
+    def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
+        """Take note of a packed step."""
         ...
 
     def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
@@ -59,7 +87,10 @@ class Observer(Protocol):
 class Unobserved:
     """Counts nothing."""
 
-    def lapped(self, stage: str, seconds: float) -> None:
+    def waited(self, seconds: float) -> None:
+        """Count nothing."""
+
+    def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
         """Count nothing."""
 
     def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
@@ -71,40 +102,55 @@ class Unobserved:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Ticket:
-    """A job between submission and its last event."""
+    """A job between submission and its last event.
+
+    Attributes:
+        needed_seconds: Device-seconds still to come, as far as costs are known.
+        end: Its last event, once that is known.
+    """
 
     job: Job
     emit: Emit
-    watch: Stopwatch
-    is_cancelled: bool = field(default=False)
+    course: Course
+    standing: Standing
+    needed_seconds: float
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    is_cancelled: bool = False
+    end: Event | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it left the queue."""
+        return self.watch.stage != "queue"
 
 
 class Engine:
-    """Runs jobs on a loaded model, one at a time, in the order they came."""
+    """Runs jobs on a loaded model, many in one packed step."""
 
-    def __init__(self, model: LoadedModel, config: EngineConfig) -> None:
+    def __init__(self, model: LoadedModel, config: EngineConfig, costs: CostModel | None = None) -> None:
         self.model = model
+        self.costs = costs or CostModel()
         self._config = config
         self._observer: Observer = Unobserved()
         self._changed = threading.Condition()
-        self._waiting: deque[Ticket] = deque()
-        self._running: Ticket | None = None
+        self._tickets: dict[str, Ticket] = {}
+        self._scheduler = Scheduler(config.scheduling, self.costs)
+        self._contexts = PrefixCache(model.family, max_bytes=config.max_cache_bytes)
         self._is_stopping = False
-        self._job_seconds = 1.0
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
 
     @property
     def num_waiting(self) -> int:
         """Jobs that have not begun."""
-        return len(self._waiting)
+        return sum(not ticket.has_begun for ticket in list(self._tickets.values()))
 
     @property
     def num_running(self) -> int:
-        """Jobs on the device."""
-        return int(self._running is not None)
+        """Jobs that have begun."""
+        return sum(ticket.has_begun for ticket in list(self._tickets.values()))
 
     def watch(self, observer: Observer) -> None:
-        """Let an observer count the jobs submitted from now on."""
+        """Let an observer count from now on."""
         self._observer = observer
 
     def start(self) -> None:
@@ -112,21 +158,27 @@ class Engine:
         self._worker.start()
 
     def stop(self) -> None:
-        """Cancel everything and wait for the worker, a step at most.
+        """Cancel everything and wait for the worker, a call at most.
 
         Jobs that are cut off are told EngineDraining.
         """
         with self._changed:
             self._is_stopping = True
-            cut_off = list(self._waiting)
-            self._waiting.clear()
-            if self._running:
-                self._running.is_cancelled = True
             self._changed.notify_all()
-        for ticket in cut_off:
-            self._cut_off(ticket)
         if self._worker.is_alive():
             self._worker.join()
+        self._sweep()
+
+    def plan(self, job: Job) -> Course:
+        """Work out what a job has to go through; needs no device and changes nothing.
+
+        Raises:
+            BadRequest: It cannot be done as asked.
+            MissingCapability: The model cannot do this task.
+        """
+        if isinstance(job.work, Drawing):
+            return DrawingCourse(self.model.family, job.work)
+        return AnswerCourse(self.model.family, job.work)
 
     def submit(self, job: Job, emit: Emit) -> None:
         """Take a job in; its events come through `emit`, on the worker's thread, Finished or Failed last.
@@ -135,113 +187,252 @@ class Engine:
             BadRequest: The plan says that it cannot be done as asked.
             MissingCapability: The model cannot do this task.
             EngineBusy: The queue is full.
+            DeadlineUnreachable: Even alone on the device it would come too late.
             EngineDraining: The engine is stopping.
         """
-        if isinstance(job.work, Drawing):
-            plan_drawing(self.model.family, job.work)
+        self.enter(job, self.plan(job), emit)
+
+    def enter(self, job: Job, course: Course, emit: Emit) -> None:
+        """Take in a job that is planned already; as submit."""
+        now = perf_counter()
+        standing = Standing(
+            job_id=job.id,
+            tenant=job.tenant,
+            priority=job.priority,
+            arrived=now,
+            deadline=None if job.deadline_seconds is None else now + job.deadline_seconds,
+        )
+        needed = self._needed_seconds(course)
         with self._changed:
             if self._is_stopping:
                 raise EngineDraining("the server is shutting down")
-            if self.num_running + len(self._waiting) > self._config.max_waiting:
-                raise self._busy()
-            self._waiting.append(Ticket(job=job, emit=emit, watch=Stopwatch(self._observer.lapped)))
+            self._check_room(job, standing.flow, needed)
+            self._tickets[job.id] = Ticket(
+                job=job, emit=emit, course=course, standing=standing, needed_seconds=needed
+            )
+            self._scheduler.add(standing)
             self._changed.notify()
 
     def cancel(self, job_id: str) -> None:
-        """Take a job out: at once when it waits, at its next step when it runs. Unknown ids are left."""
-        with self._changed:
-            for ticket in self._waiting:
-                if ticket.job.id == job_id:
-                    self._waiting.remove(ticket)
-                    self._note_cancelled(ticket)
-                    return
-            if self._running and self._running.job.id == job_id:
-                self._running.is_cancelled = True
+        """Take a job out: at once when it waits, after the call on the device when it runs.
 
-    def _busy(self) -> EngineBusy:
-        wait = math.ceil(self._job_seconds * (len(self._waiting) + self.num_running))
-        return EngineBusy(
-            f"{len(self._waiting)} jobs are waiting, which is all that may; try again in about {wait} s",
-            retry_after_seconds=max(1, wait),
-        )
+        No event follows. Unknown ids are left.
+        """
+        with self._changed:
+            ticket = self._tickets.get(job_id)
+            if ticket is None:
+                return
+            ticket.is_cancelled = True
+            if not ticket.has_begun:
+                self._let_go(ticket)
+
+    def forecast(self) -> Forecast:
+        """Return how much is ahead of a job that comes now."""
+        remaining: dict[Flow, float] = {}
+        for ticket in list(self._tickets.values()):
+            flow = ticket.standing.flow
+            remaining[flow] = remaining.get(flow, 0.0) + ticket.needed_seconds
+        return Forecast(config=self._config.scheduling, remaining=remaining)
+
+    def _needed_seconds(self, course: Course) -> float:
+        return sum(self.costs.seconds(stage, load) * count for stage, load, count in course.remaining)
+
+    def _check_room(self, job: Job, flow: Flow, needed: float) -> None:
+        if len(self._tickets) >= self._config.max_waiting + self._config.max_running:
+            wait = max(1, math.ceil(self.forecast().waiting_seconds(flow)))
+            raise EngineBusy(
+                f"{self.num_waiting} jobs are waiting, which is all that may; try again in about {wait} s",
+                retry_after_seconds=wait,
+            )
+        if job.deadline_seconds is None:
+            return
+        soonest = self.forecast().soonest_seconds(needed)
+        if soonest > job.deadline_seconds:
+            raise DeadlineUnreachable(
+                f"this takes {soonest * 1000:.0f} ms at least, deadline_ms allows "
+                f"{job.deadline_seconds * 1000:.0f}; allow more or ask for less",
+                retry_after_seconds=max(1, math.ceil(self.forecast().waiting_seconds(flow))),
+            )
 
     def _work(self) -> None:
         if self._config.num_threads:
             torch.set_num_threads(self._config.num_threads)
-        while ticket := self._next():
-            self._finish(ticket, self._outcome(ticket))
+        with torch.inference_mode():
+            while taken := self._next():
+                self._run(*taken)
 
-    def _next(self) -> Ticket | None:
+    def _next(self) -> tuple[Step, list[Ticket]] | None:
+        """Wait for work and return the next step with those who take it; None when all is over."""
         with self._changed:
-            while not self._waiting and not self._is_stopping:
+            while True:
+                self._sweep()
+                if self._is_stopping:
+                    return None
+                if step := self._scheduler.choose(self._wants(), perf_counter()):
+                    tickets = [self._tickets[job_id] for job_id in step.job_ids]
+                    for ticket in tickets:
+                        self._enter_stage(ticket)
+                    return step, tickets
                 self._changed.wait()
-            self._running = self._waiting.popleft() if self._waiting else None
-            return self._running
 
-    def _outcome(self, ticket: Ticket) -> Event | None:
-        """Run one job to its last event; None when it was cancelled."""
-        try:
-            result = self._run(ticket)
-        except Cancelled:
-            return None
-        except ModelError as error:
-            return Failed(error=error)
-        except (torch.OutOfMemoryError, MemoryError):
-            log.exception("job out of memory", extra={"job": ticket.job.id, "task": ticket.job.task})
-            return Failed(
-                error=InsufficientMemory("this request does not fit into memory; ask for less at once")
-            )
-        except Exception:
-            log.exception("job failed", extra={"job": ticket.job.id, "task": ticket.job.task})
-            return Failed(error=JobFailed("internal error"))
-        ticket.watch.enter("done")
-        self._observer.finished(ticket.job, result, ticket.watch.timings)
-        return Finished(result=result, timings=ticket.watch.timings)
+    def _wants(self) -> list[Want]:
+        """Return what every job that may run could do now."""
+        return [
+            Want(job_id=ticket.job.id, stage=ticket.course.stage, load=ticket.course.load)
+            for ticket in self._eligible()
+            if ticket.course.stage
+        ]
 
-    def _run(self, ticket: Ticket) -> Drawn | Answered:
-        def listen(progress: Progress) -> None:
-            self._settle()
-            ticket.watch.enter(progress.stage)
-            if ticket.is_cancelled:
-                raise Cancelled("cancelled")
-            ticket.emit(progress)
+    def _eligible(self) -> list[Ticket]:
+        """Return all that have begun, and of the waiting as many as may begin, each flow its part."""
+        eligible = [ticket for ticket in self._tickets.values() if ticket.has_begun]
+        waiting = [ticket for ticket in self._tickets.values() if not ticket.has_begun]
+        counts = Counter(ticket.standing.flow for ticket in eligible)
+        weight = self._config.scheduling.weight
+        while waiting and len(eligible) < self._config.max_running:
+            first = min(waiting, key=lambda each: counts[each.standing.flow] / weight(each.standing.flow))
+            counts[first.standing.flow] += 1
+            waiting.remove(first)
+            eligible.append(first)
+        return eligible
 
-        if isinstance(ticket.job.work, Drawing):
-            return draw(self.model.family, ticket.job.work, listen)
-        return answer(self.model.family, ticket.job.work, listen)
+    def _enter_stage(self, ticket: Ticket) -> None:
+        was_waiting = not ticket.has_begun
+        progress = ticket.course.progress
+        ticket.watch.enter(progress.stage)
+        if was_waiting:
+            self._observer.waited(ticket.watch.timings.queue_seconds)
+        ticket.emit(progress)
 
-    def _settle(self) -> None:
-        # Launches return before their work is done: without waiting, a step's time and its
-        # cancellation would both come at the end of the job.
+    def _run(self, step: Step, tickets: list[Ticket]) -> None:
+        """Run one step and tell what came of it."""
+        begun = perf_counter()
+        self._attempt(step.stage, tickets)
         if self.model.device.startswith("cuda"):
+            # Launches return before their work is done: a step's time would be told too early.
             torch.cuda.synchronize(self.model.device)
-
-    def _finish(self, ticket: Ticket, event: Event | None) -> None:
+        now = perf_counter()
+        for ticket, share in zip(tickets, step.shares, strict=True):
+            ticket.watch.device_seconds += share * (now - begun)
+            if ticket.end is None and ticket.course.stage is None:
+                ticket.watch.enter("done")
+                ticket.end = Finished(result=ticket.course.finish(), timings=ticket.watch.timings)
+            ticket.needed_seconds = 0.0 if ticket.end else self._needed_seconds(ticket.course)
         with self._changed:
-            self._running = None
-            is_stopping = self._is_stopping
-        self._job_seconds += 0.2 * (ticket.watch.working_seconds - self._job_seconds)
-        if event:
-            ticket.emit(event)
-        elif is_stopping:
-            self._cut_off(ticket)
-        else:
-            self._note_cancelled(ticket)
+            if not any(isinstance(ticket.end, Failed) or ticket.is_cancelled for ticket in tickets):
+                self.costs.observe(step.stage, step.load, now - begun)
+            self._scheduler.charge(step, now - begun, now)
+            self._observer.stepped(step.stage, step.load, now - begun)
+            self._sweep()
 
-    def _cut_off(self, ticket: Ticket) -> None:
-        self._note_cancelled(ticket)
-        error: EngineError = EngineDraining("the server is shutting down")
-        ticket.emit(Failed(error=error))
+    def _attempt(self, stage: Stage, tickets: Sequence[Ticket]) -> None:
+        """Make one packed call; when it fails, one for each job, so that a bad job fails alone."""
+        calls: dict[Stage, Callable[[Sequence[Ticket]], Sequence[Any]]] = {
+            "prefill": self._prefill,
+            "denoise": self._denoise,
+            "decode": self._decode,
+            "answer": self._answer,
+        }
+        try:
+            outcomes = calls[stage](tickets)
+        except Exception as error:
+            if len(tickets) == 1:
+                self._fail(tickets[0], error)
+                return
+            log.warning("a packed step failed; its jobs go on one by one", extra={"stage": stage})
+            for ticket in tickets:
+                self._attempt(stage, [ticket])
+            return
+        for ticket, outcome in zip(tickets, outcomes, strict=True):
+            if outcome is None:
+                continue
+            try:
+                ticket.course.take(outcome)
+            except Exception as error:
+                self._fail(ticket, error)
+
+    def _prefill(self, tickets: Sequence[Ticket]) -> Sequence[list[Prefilled]]:
+        """Read all prompts of all jobs."""
+        asks = [Ask(job_id=each.job.id, prompt=prompt) for each in tickets for prompt in each.course.prompts]
+        prefilled = iter(self._contexts.prefill(asks))
+        return [[next(prefilled) for _ in ticket.course.prompts] for ticket in tickets]
+
+    def _denoise(self, tickets: Sequence[Ticket]) -> Sequence[list[Tensor] | None]:
+        """Return the velocities of each job's rows, or None for a job that left between two calls."""
+        wanted = [cast(DrawingCourse, ticket.course).rows() for ticket in tickets]
+        rows = [(place, row) for place, of_one in enumerate(wanted) for row in of_one]
+        load = sum((ticket.course.load for ticket in tickets), Load())
+        num_calls = math.ceil(self.costs.seconds("denoise", load) / self._config.max_call_seconds) or 1
+        at_once = math.ceil(len(rows) / num_calls)
+        velocities: list[list[Tensor]] = [[] for _ in tickets]
+        for start in range(0, len(rows), at_once):
+            going = [each for each in rows[start : start + at_once] if not tickets[each[0]].is_cancelled]
+            given = self.model.family.velocity([row for _, row in going]) if going else []
+            for (place, _), velocity in zip(going, given, strict=True):
+                velocities[place].append(velocity)
+        return [
+            given if len(given) == len(of_one) else None
+            for given, of_one in zip(velocities, wanted, strict=True)
+        ]
+
+    def _decode(self, tickets: Sequence[Ticket]) -> Sequence[list[Image]]:
+        """Turn all latents into pictures."""
+        latents = [cast(DrawingCourse, ticket.course).latents for ticket in tickets]
+        pictures = iter(
+            to_pictures(self.model.family.decode([each for of_one in latents for each in of_one]))
+        )
+        return [[next(pictures) for _ in of_one] for of_one in latents]
+
+    def _answer(self, tickets: Sequence[Ticket]) -> Sequence[Tensor]:
+        """Return the logits of each answer's next token."""
+        return self.model.family.next_tokens(
+            [cast(AnswerCourse, ticket.course).row() for ticket in tickets]
+        ).unbind()
+
+    def _fail(self, ticket: Ticket, error: Exception) -> None:
+        """Let a job end with an error, in words that its caller may know."""
+        ticket.end = Failed(error=error)
+        if isinstance(error, ModelError):
+            return
+        log.error("job failed", exc_info=error, extra={"job": ticket.job.id, "task": ticket.job.task})
+        ticket.end = Failed(error=JobFailed("internal error"))
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            told = InsufficientMemory("this request does not fit into memory; ask for less at once")
+            ticket.end = Failed(error=told)
+
+    def _sweep(self) -> None:
+        """Let go of every job that has ended, was cancelled, came too late, or is cut off."""
+        now = perf_counter()
+        for ticket in list(self._tickets.values()):
+            if ticket.is_cancelled:
+                self._let_go(ticket)
+            elif ticket.end:
+                self._let_go(ticket, ticket.end)
+            elif self._is_stopping:
+                self._let_go(ticket, Failed(error=EngineDraining("the server is shutting down")))
+            elif ticket.standing.deadline is not None and now > ticket.standing.deadline:
+                late = DeadlineExceeded(
+                    "the deadline passed before the work was done; allow more or ask for less"
+                )
+                self._let_go(ticket, Failed(error=late))
+
+    def _let_go(self, ticket: Ticket, last: Event | None = None) -> None:
+        """Free all that a job holds, and tell its last event."""
+        del self._tickets[ticket.job.id]
+        self._scheduler.remove(ticket.job.id)
+        if ticket.has_begun:
+            self._contexts.release(ticket.job.id)
+        if isinstance(last, Finished):
+            self._observer.finished(ticket.job, last.result, last.timings)
+        elif last is None or last is not ticket.end:
+            self._note_cancelled(ticket)
+        if last:
+            ticket.emit(last)
 
     def _note_cancelled(self, ticket: Ticket) -> None:
-        wasted = ticket.watch.working_seconds
-        self._observer.cancelled(ticket.watch.stage, wasted)
+        stage, wasted = ticket.watch.stage, ticket.watch.device_seconds
+        self._observer.cancelled(stage, wasted)
         log.info(
             "job cancelled",
-            extra={
-                "job": ticket.job.id,
-                "task": ticket.job.task,
-                "stage": ticket.watch.stage,
-                "wasted_seconds": wasted,
-            },
+            extra={"job": ticket.job.id, "task": ticket.job.task, "stage": stage, "wasted_seconds": wasted},
         )

@@ -3,8 +3,10 @@
 EngineError
 ├── EngineUnavailable          nothing is taken in at the moment; says when to come back
 │   ├── EngineBusy             as many jobs wait as may wait
+│   ├── DeadlineUnreachable    it would come too late, even alone on the device
 │   ├── EngineNotReady         weights are not loaded or not warmed up
 │   └── EngineDraining         on its way down
+├── DeadlineExceeded           it was not done in time
 ├── InsufficientMemory         this job alone did not fit
 └── JobFailed                  our fault; the words are in the log only
 """
@@ -30,12 +32,20 @@ class EngineBusy(EngineUnavailable):
     """As many jobs wait as may wait."""
 
 
+class DeadlineUnreachable(EngineUnavailable):
+    """The job would come too late, even alone on the device."""
+
+
 class EngineNotReady(EngineUnavailable):
     """Weights are not loaded or not warmed up."""
 
 
 class EngineDraining(EngineUnavailable):
     """The engine is on its way down and takes no more jobs."""
+
+
+class DeadlineExceeded(EngineError):
+    """The job was not done in time."""
 
 
 class InsufficientMemory(EngineError):

@@ -7,6 +7,7 @@ from model.family import Family
 from model.prompt import Task
 from model.question import Answered, Question
 from model.request import Progress
+from service.engine.scheduler import Priority
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,11 +16,16 @@ class Job:
 
     Attributes:
         id: The answer's id on the wire.
-        work: What to do, in the pipeline's words.
+        work: What to do, in the model's words.
+        tenant: Whose share of the device it uses.
+        deadline_seconds: After its submission; it is refused or cut off rather than late.
     """
 
     id: str
     work: Drawing | Question
+    tenant: str = ""
+    priority: Priority = "interactive"
+    deadline_seconds: float | None = None
 
     @property
     def task(self) -> Task:
@@ -31,22 +37,22 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """How long a job waited and worked; the decode of an answer is its tokens."""
+    """How long a job was in each stage; the decode of an answer is its tokens.
+
+    Attributes:
+        device_seconds: Its part of the steps that it shared with others.
+    """
 
     queue_seconds: float
     prefill_seconds: float = 0.0
     denoise_seconds: float = 0.0
     decode_seconds: float = 0.0
-
-    @property
-    def device_seconds(self) -> float:
-        """Time on the device."""
-        return self.prefill_seconds + self.denoise_seconds + self.decode_seconds
+    device_seconds: float = 0.0
 
     @property
     def total_seconds(self) -> float:
         """Time from submission to the result."""
-        return self.queue_seconds + self.device_seconds
+        return self.queue_seconds + self.prefill_seconds + self.denoise_seconds + self.decode_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

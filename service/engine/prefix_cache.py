@@ -1,16 +1,16 @@
 """Contexts kept by what was read, so that nothing is read twice while it is remembered.
 
 A prompt is looked for as a whole, then by its beginnings. What has to be read is cut before its last block:
-the beginnings of a round are read in one packed call, all the rest in a second one. A family cuts where
-images end, and images are what comes back: in the other branches of an edit, in the next question. They
-are also the dear part, for the vision tower's sake and because they outnumber the words. So a beginning
-is worth a call of its own even when nobody else wants it yet; prompts without images need none.
+the missing beginnings of a round are read in one packed call, all the rest in a second one. Families cut
+where images end, and images are what comes back: in the other branches of an edit, in the next question.
+They are also the dear part, since they pass the vision tower and outnumber the words. So a beginning is
+worth a call even when nobody else wants it yet, and a round without new images takes one call at most.
 
 Used on the engine's thread only: there are no locks. Knows families by their contract, and no tensors.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from model.family import Context, Depth, Family, PreparedPrompt
@@ -72,10 +72,8 @@ class PrefixCache:
     def prefill(self, asks: Sequence[Ask]) -> list[Prefilled]:
         """Return a context for each ask, held for its job until `release`.
 
-        What is equal among the asks is read once, and counted for the first of them.
-
-        Raises:
-            Exception: What the family raises; nothing is held for these asks then.
+        Equal prompts, and prompts that are equal up to their last block, are read once, and counted for
+        the first of them. When the family raises, nothing is held for these asks.
         """
         prompts = [ask.prompt for ask in asks]
         try:
@@ -87,12 +85,14 @@ class PrefixCache:
             self._evict()
 
     def release(self, job_id: str) -> None:
-        """Let go of all that a job holds; unknown ids are left."""
-        for entry in self._entries.values():
-            entry.holders.discard(job_id)
+        """Let go of all that a job holds, which until now was in use; unknown ids are left."""
+        for key, entry in list(self._entries.items()):
+            if job_id in entry.holders:
+                entry.holders.remove(job_id)
+                self._entries.move_to_end(key)
         self._evict()
 
-    def _read(self, prompts: Iterable[PreparedPrompt]) -> dict[bytes, int]:
+    def _read(self, prompts: Sequence[PreparedPrompt]) -> dict[bytes, int]:
         """Read and keep what is missing; return how many tokens that took, by the prompt's key."""
         missing = self._missing(prompts)
         if not missing:
@@ -107,7 +107,7 @@ class PrefixCache:
             num_read[key] = sum(block.num_tokens for block in prompt.blocks[num_blocks:])
         return num_read
 
-    def _missing(self, prompts: Iterable[PreparedPrompt]) -> list[PreparedPrompt]:
+    def _missing(self, prompts: Sequence[PreparedPrompt]) -> list[PreparedPrompt]:
         """Return the prompts that have to be read; of equal ones the deepest."""
         by_depth = sorted(prompts, key=lambda prompt: prompt.depth)
         deepest = {prompt.blocks[-1].key: prompt for prompt in by_depth}
@@ -123,31 +123,30 @@ class PrefixCache:
 
     def _find(self, key: bytes, depth: Depth) -> Entry | None:
         """Return what serves this depth, now the most recently used."""
-        for deeper in range(max(Depth), depth - 1, -1):
-            ...
+        for enough in reversed(Depth):
+            if enough >= depth and (entry := self._entries.get((key, enough))):
+                self._entries.move_to_end((key, enough))
+                return entry
+        return None
 
     def _take(self, ask: Ask, num_read: dict[bytes, int]) -> Prefilled:
         """Hold a context for a job; the first to take what was read accounts for it."""
-        *beginning, whole = (block.key for block in ask.prompt.blocks)
-        entry = self._find(whole, ask.prompt.depth)
+        blocks = ask.prompt.blocks
+        entry = self._find(blocks[-1].key, ask.prompt.depth)
         assert entry, "all that was missing has been read"
         entry.holders.add(ask.job_id)
-        prefilled = 0
-        if whole in num_read:
-            prefilled = num_read.pop(whole) + sum(num_read.pop(key, 0) for key in beginning)
-        cached = sum(block.num_tokens for block in ask.prompt.blocks) - prefilled
+        was_read = blocks[-1].key in num_read
+        prefilled = sum(num_read.pop(block.key, 0) for block in blocks[-2:]) if was_read else 0
+        cached = sum(block.num_tokens for block in blocks) - prefilled
         self.num_queries += 1
         self.num_hits += not prefilled
         self.num_reused_tokens += cached
         return Prefilled(context=entry.context, prefilled_tokens=prefilled, cached_tokens=cached)
 
     def _evict(self) -> None:
-        """Keep the budget: give up what alone breaks it, then what was used least recently."""
-        idle = [(key, entry) for key, entry in self._entries.items() if not entry.holders]
-        held_bytes = self.num_bytes - sum(entry.num_bytes for _, entry in idle)
-        room = self._max_bytes - held_bytes
-        for key, entry in sorted(idle, key=lambda each: each[1].num_bytes <= room):
+        for key, entry in list(self._entries.items()):
             if self.num_bytes <= self._max_bytes:
                 return
-            del self._entries[key]
-            self.num_bytes -= entry.num_bytes
+            if not entry.holders:
+                del self._entries[key]
+                self.num_bytes -= entry.num_bytes

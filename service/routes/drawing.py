@@ -3,6 +3,7 @@
 import asyncio
 
 from fastapi import APIRouter, Request, Response
+from PIL import Image
 
 from model.drawing import Drawn
 from service import wire
@@ -62,13 +63,18 @@ def to_job(service: Service, asked: DrawingBody, request_id: str) -> Job:
     check_drawing(asked, can)
     service.check_text(asked.prompt, "prompt")
     service.check_text(asked.negative_prompt, "negative_prompt")
-    if not isinstance(asked, EditRequest):
-        return Job(id=request_id, work=to_drawing(asked, ()))
-    encoded, param = pick_images(asked.image, asked.images)
-    if not encoded:
-        raise InvalidRequest("image is required: the picture to edit", param="image")
-    images = open_images(encoded, param=param, limit=can.max_references, settings=service.settings)
-    return Job(id=request_id, work=to_drawing(asked, images))
+    images: tuple[Image.Image, ...] = ()
+    if isinstance(asked, EditRequest):
+        encoded, param = pick_images(asked.image, asked.images)
+        if not encoded:
+            raise InvalidRequest("image is required: the picture to edit", param="image")
+        images = open_images(encoded, param=param, limit=can.max_references, settings=service.settings)
+    return Job(
+        id=request_id,
+        work=to_drawing(asked, images),
+        priority=asked.priority,
+        deadline_seconds=asked.deadline_seconds,
+    )
 
 
 def respond(service: Service, job: Job, asked: DrawingBody, finished: Finished) -> Response:

@@ -45,7 +45,12 @@ def to_job(service: Service, asked: UnderstandRequest, request_id: str) -> Job:
         encoded, param = [image for message in asked.messages for image in message.images], "messages"
     limit = service.client.capabilities.max_images
     images = open_images(encoded, param=param, limit=limit, settings=service.settings)
-    return Job(id=request_id, work=to_question(asked, images, max_tokens=service.default_max_tokens))
+    return Job(
+        id=request_id,
+        work=to_question(asked, images, max_tokens=service.default_max_tokens),
+        priority=asked.priority,
+        deadline_seconds=asked.deadline_seconds,
+    )
 
 
 def check_texts(service: Service, asked: UnderstandRequest) -> None:

@@ -18,11 +18,13 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from model.request import MAX_SEED
+from service.engine.scheduler import Priority
 from service.errors import InvalidRequest, RequestError, UnknownField
 
-PLANNED = frozenset(
-    {"stream", "partial_images", "mask", "priority", "deadline_ms", "guidance_rescale", "webhook"}
-)
+PLANNED = frozenset({"stream", "partial_images", "mask", "guidance_rescale", "webhook"})
+
+
+MAX_DEADLINE_MS = 24 * 3600 * 1000
 
 
 def _encoded(value: object) -> str | bytes:
@@ -72,7 +74,19 @@ class Body(Part):
 
     model: str | None = Field(None, description="An id from /v1/models; the loaded model when left out.")
     seed: Seed | None = Field(None, description="Drawn and returned when left out; image i uses seed + i.")
+    priority: Priority = Field("interactive", description='"batch" gives way to "interactive".')
+    deadline_ms: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_DEADLINE_MS,
+        description="Refused (429) when it cannot be met, given up (504) when it is missed.",
+    )
     metadata: Metadata = Field(default_factory=dict)
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        """The deadline in the engine's unit."""
+        return None if self.deadline_ms is None else self.deadline_ms / 1000
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)

@@ -37,8 +37,8 @@ BAD = [
     (GENERATE, P | {"image": PNG}, "unknown_field", "image"),
     (GENERATE, P | {"stream": False}, "unknown_field", "stream"),
     (GENERATE, P | {"partial_images": 0}, "unknown_field", "partial_images"),
-    (GENERATE, P | {"priority": "batch"}, "unknown_field", "priority"),
-    (GENERATE, P | {"deadline_ms": 5}, "unknown_field", "deadline_ms"),
+    (GENERATE, P | {"priority": "urgent"}, "invalid_request", "priority"),
+    (GENERATE, P | {"deadline_ms": 0}, "invalid_request", "deadline_ms"),
     (GENERATE, P | {"guidance_rescale": 0.5}, "unknown_field", "guidance_rescale"),
     (GENERATE, P | {"nope": None}, "unknown_field", "nope"),
     (GENERATE, P | {"acceleration": "fast"}, "invalid_request", "acceleration"),
@@ -243,10 +243,10 @@ def test_a_fault_of_ours_says_nothing_of_itself(
 
 
 def test_a_full_queue_says_when_to_come_back(gated_web: TestClient, gated: Any) -> None:
-    def refuse(job: Any, emit: Any) -> None:
+    def refuse(*job: Any) -> None:
         raise engine_errors.EngineBusy("full", retry_after_seconds=7)
 
-    gated_web.app.state.service.client._engine.submit = refuse  # type: ignore[attr-defined]
+    gated_web.app.state.service.client._engine.enter = refuse  # type: ignore[attr-defined]
     answer = gated_web.post(GENERATE, json={"prompt": "a"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
     assert answer.json()["error"]["type"] == "rate_limit_error"

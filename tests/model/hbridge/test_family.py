@@ -12,7 +12,7 @@ from model.checkpoint import load
 from model.errors import BadCheckpoint, MissingCapability
 from model.family import Row, Size, TextRow
 from model.hbridge.family import HBridge
-from model.prompt import Prompt
+from model.prompt import Prompt, Turn
 
 PICTURE = Image.effect_noise((70, 100), 60).convert("RGB")
 
@@ -32,6 +32,12 @@ def drawing(drawing_folder: Path) -> HBridge:
 def of_tokens(tensors: dict[str, Tensor], task: Any = "generate", name: str = "in.tokens") -> Prompt:
     images = tuple(Image.fromarray(tensors[key].numpy()) for key in tensors if key.endswith(".u8"))
     return Prompt.of_tokens(tuple(tensors[name].tolist()), images, task=task)
+
+
+def question_in_an_edits_words(text: str) -> Prompt:
+    """A question whose prompt begins as that of an edit does."""
+    system = "You are a helpful assistant that generates high-quality images based on user instructions."
+    return Prompt(task="understand", turns=(Turn("system", (system,)), Turn("user", (PICTURE, text))))
 
 
 @pytest.mark.parametrize("task", ["edit", "understand"])
@@ -54,6 +60,41 @@ def test_a_question_goes_on_to_the_logits_and_a_drawing_does_not(family: HBridge
     assert question.layers == tuple(range(6))
     assert drawing.logits_V is None
     assert drawing.layers == tuple(family.config.pairs)
+
+
+def test_a_prompt_that_goes_on_from_a_beginning_is_the_prompt_read_whole(drawing: HBridge) -> None:
+    edit = drawing.prepare(Prompt.draw("bluer", (PICTURE,)))
+    question = drawing.prepare(question_in_an_edits_words("how blue?"))
+    assert edit.blocks[0] == question.blocks[0]
+    (deep,) = drawing.prefill([question.beginning(1)])
+    before = drawing.expert.num_prefilled_tokens
+    prompts = [edit, Prompt.draw("blue"), question]
+    together = drawing.prefill(prompts, prefixes=[deep, None, deep])
+    rests = edit.blocks[1].num_tokens + question.blocks[1].num_tokens
+    assert drawing.expert.num_prefilled_tokens - before == rests + together[1].num_tokens
+    whole = drawing.prefill(prompts)
+    for one, other in zip(together, whole, strict=True):
+        assert one.layers == other.layers
+        for first, second in zip((*one.keys, *one.values), (*other.keys, *other.values), strict=True):
+            torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together[2].logits_V, whole[2].logits_V, atol=1e-5, rtol=0)
+    latent_CYX = torch.randn(4, 4, 4)
+    pictures = drawing.velocity(
+        [Row(latent_CYX=latent_CYX, time=0.5, context=c) for c in (together[0], whole[0])]
+    )
+    torch.testing.assert_close(*pictures, atol=1e-5, rtol=0)
+
+
+def test_a_beginning_keeps_what_a_picture_goes_on_from_and_not_what_an_answer_needs(drawing: HBridge) -> None:
+    edit = drawing.prepare(Prompt.draw("bluer", (PICTURE,)))
+    whole, beginning = drawing.prefill([edit, edit.beginning(1)])
+    assert whole.layers == tuple(drawing.config.pairs)
+    assert beginning.layers == tuple(range(max(drawing.config.pairs) + 1))
+    drawing.prefill([edit], prefixes=[beginning])
+    with pytest.raises(ValueError, match="lacks layers"):
+        drawing.prefill([edit], prefixes=[drawing.prefill([Prompt.draw("x")])[0]])
+    with pytest.raises(ValueError, match="lacks layers"):
+        drawing.prefill([question_in_an_edits_words("how blue?")], prefixes=[beginning])
 
 
 def test_prefill_then_step_is_the_whole_pass_of_the_golden_loop(family: HBridge, golden: Any) -> None:

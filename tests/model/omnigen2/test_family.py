@@ -76,6 +76,14 @@ def test_a_prompt_read_with_others_is_the_prompt_alone(whole: OmniGen2) -> None:
         torch.testing.assert_close(together.features_LF, alone.features_LF, atol=1e-5, rtol=1e-4)
 
 
+def test_a_prompt_is_one_block_and_prepared_once(whole: OmniGen2) -> None:
+    prepared = whole.prepare(Prompt.draw("a poodle", (PICTURE,)))
+    (together,) = whole.prefill([prepared], prefixes=[None])
+    (alone,) = whole.prefill([Prompt.draw("a poodle", (PICTURE,))])
+    assert [block.num_tokens for block in prepared.blocks] == [together.num_tokens]
+    assert torch.equal(together.features_LF, alone.features_LF)
+
+
 def test_questions_are_refused(whole: OmniGen2) -> None:
     with pytest.raises(MissingCapability, match="answers no questions"):
         whole.prefill([Prompt.ask("what is this?")])

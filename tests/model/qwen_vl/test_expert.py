@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from model.qwen_vl.token_prompt import TokenPrompt
 TOLERANCE = {"rtol": 0.0, "atol": 1e-4}
 CLOSE = {"rtol": 0.0, "atol": 2e-5}
 ALL = range(6)
+PAD = 506
 
 
 def same(one: KVContext, other: KVContext) -> None:
@@ -56,6 +59,59 @@ def test_prompts_packed_read_as_each_alone(
         (alone,) = expert.prefill([prompt], keep=ALL, logits=True)
         same(context, alone)
         torch.testing.assert_close(context.logits_V, alone.logits_V, **CLOSE)
+
+
+def beginning(prompt: TokenPrompt, length: int) -> TokenPrompt:
+    tokens = prompt.tokens[:length]
+    return TokenPrompt(tokens=tokens, images=prompt.images if PAD in tokens else ())
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "plain"])
+@pytest.mark.parametrize("keep", [ALL, (1, 2, 3)])
+def test_going_on_from_a_prefix_equals_reading_it_all(
+    expert: QwenVL, text_prompt: TokenPrompt, image_prompt: TokenPrompt, backend: Backend, keep: Sequence[int]
+) -> None:
+    expert.use_backend(backend)
+    logits = keep is ALL
+    text_length, image_length = len(text_prompt.tokens), len(image_prompt.tokens)
+    first_pad = image_prompt.tokens.index(PAD)
+    known = [
+        (text_prompt, 5),
+        (image_prompt, first_pad + 12),
+        (text_prompt, None),
+        (image_prompt, first_pad),
+        (image_prompt, image_length - 1),
+        (text_prompt, text_length - 1),
+    ]
+    prompts = [prompt for prompt, _ in known]
+    prefixes = [
+        length and expert.prefill([beginning(prompt, length)], keep=ALL)[0] for prompt, length in known
+    ]
+    together = expert.prefill(prompts, keep=keep, logits=logits, prefixes=prefixes)
+    for context, whole in zip(together, expert.prefill(prompts, keep=keep, logits=logits), strict=True):
+        same(context, whole)
+        assert torch.equal(context.ids_L3, whole.ids_L3)
+        assert context.layers == tuple(keep)
+        if logits:
+            torch.testing.assert_close(context.logits_V, whole.logits_V, **CLOSE)
+
+
+def test_what_a_prefix_covers_is_not_read_again(expert: QwenVL, image_prompt: TokenPrompt) -> None:
+    start = image_prompt.tokens.index(PAD) + 12
+    prefixes = expert.prefill([beginning(image_prompt, start)], keep=(0, 1, 2))
+    assert expert.num_prefilled_tokens == start
+    expert.visual = None
+    expert.prefill([image_prompt], keep=(1, 2), prefixes=prefixes)
+    assert expert.num_prefilled_tokens == len(image_prompt.tokens)
+
+
+def test_a_prefix_that_does_not_serve_is_refused(expert: QwenVL, text_prompt: TokenPrompt) -> None:
+    shallow = expert.prefill([beginning(text_prompt, 5)], keep=(1, 2))
+    for keep, logits, missing in (((1, 2), False, "0"), ((1, 2), True, "0, 3, 4, 5")):
+        with pytest.raises(ValueError, match=f"lacks layers .{missing}"):
+            expert.prefill([text_prompt], keep=keep, logits=logits, prefixes=shallow)
+    with pytest.raises(ValueError, match="shorter than its prompt"):
+        expert.prefill([text_prompt], keep=(0,), prefixes=expert.prefill([text_prompt], keep=(0,)))
 
 
 def test_stopping_early_leaves_the_same_keys_and_values(expert: QwenVL, text_prompt: TokenPrompt) -> None:

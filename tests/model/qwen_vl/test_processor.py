@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from model.errors import BadCheckpoint, BadRequest, MissingCapability, PromptTooLong
+from model.family import Depth
 from model.prompt import Prompt
 from model.qwen_vl.config import QwenVLConfig
 from model.qwen_vl.processor import Processor
@@ -88,6 +89,19 @@ def test_questions_about_images_need_vision(config: QwenVLConfig, tiny_folder: P
     assert processor.encode(Prompt.draw("cat", (PICTURE,))).images == ()
     with pytest.raises(MissingCapability):
         processor.encode(Prompt.ask("what?", (PICTURE,)))
+
+
+def test_a_question_is_prepared_to_be_answered_and_a_drawing_to_be_drawn(processor: Processor) -> None:
+    for make, depth in ((Prompt.ask, Depth.ANSWER), (Prompt.draw, Depth.PICTURE)):
+        prepared = processor.prepare(make("cat", (PICTURE,)))
+        assert prepared.prompt.tokens == processor.encode(make("cat", (PICTURE,))).tokens
+        assert prepared.depth is depth
+        assert len(prepared.blocks) == 2
+
+
+def test_images_without_placeholders_cannot_be_prepared(wordless: Processor) -> None:
+    with pytest.raises(BadRequest, match="image placeholders"):
+        wordless.prepare(Prompt.of_tokens((1, 2), (PICTURE,), task="edit"))
 
 
 def test_answers_end_at_the_turn_or_the_text(processor: Processor) -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from model.errors import BadRequest
-from model.qwen_vl.token_prompt import ImagePatches, TokenPrompt, position_ids
+from model.qwen_vl.token_prompt import ImagePatches, TokenPrompt, image_ends, position_ids
 
 PAD = 506
 
@@ -42,3 +42,31 @@ def test_placeholders_without_images_are_refused() -> None:
 def test_images_without_placeholders_are_refused() -> None:
     with pytest.raises(BadRequest):
         position_ids((1, 2), (image(1, 1),), PAD)
+
+
+def test_an_image_ends_with_its_last_placeholder() -> None:
+    images = image(1, 3), image(2, 1)
+    assert image_ends((7, PAD, PAD, PAD, PAD, PAD, 8), images, PAD) == (4, 6)
+
+
+def test_an_image_torn_apart_is_refused() -> None:
+    with pytest.raises(BadRequest, match="follow each other"):
+        image_ends((PAD, 1, PAD), (image(1, 2),), PAD)
+
+
+def test_what_follows_has_its_own_images() -> None:
+    images = image(1, 1), image(1, 2)
+    rest = TokenPrompt(tokens=(1, PAD, 2, PAD, PAD, 3), images=images).after(2, PAD)
+    assert rest.tokens == (2, PAD, PAD, 3)
+    assert rest.images == images[1:]
+
+
+def test_the_key_of_an_image_is_what_it_shows_in_its_shape() -> None:
+    patches_PE = torch.rand(8, 3)
+    first, same = (ImagePatches(patches_PE=patches_PE.clone(), rows=1, columns=2) for _ in range(2))
+    assert first.key == same.key
+    others = [
+        ImagePatches(patches_PE=patches_PE, rows=2, columns=1),
+        ImagePatches(patches_PE=patches_PE.flip(0), rows=1, columns=2),
+    ]
+    assert len({first.key, *(other.key for other in others)}) == 3
