@@ -172,6 +172,11 @@ class Easel:
         """Where each picture stands: [C, Y, X]."""
         return [walk.latent for walk in self.walks]
 
+    @property
+    def arrivals(self) -> list[Tensor]:
+        """Where each picture would end if it went straight on: [C, Y, X]; noise before the first step."""
+        return [walk.latent if walk.arrival is None else walk.arrival for walk in self.walks]
+
     def branches(self) -> tuple[Branch, ...]:
         """Return the guidance branches that the coming step needs."""
         walk = self.walks[0]

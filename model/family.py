@@ -211,6 +211,10 @@ class Family(Protocol):
         """Turn latents [C,Y,X] into pictures [3,H,W] in [0, 1]."""
         ...
 
+    def preview(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        """Turn latents [C,Y,X] into rough pictures [3,H,W] in [0, 1], at next to no cost."""
+        ...
+
     def begin_answer(self, context: Context) -> tuple[TextCache, Tensor]:
         """Open an answer on the context of an understand prompt: its cache and its first logits [V]."""
         ...

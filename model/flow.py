@@ -105,6 +105,7 @@ class Walk:
     Attributes:
         latent: Where it stands, float32.
         index: Steps taken.
+        arrival: Where a straight flow would have ended from before the last step; None before the first.
     """
 
     def __init__(self, latent: Tensor, times: Sequence[float], solver: str = "euler") -> None:
@@ -113,6 +114,7 @@ class Walk:
         self.times = tuple(times)
         self.solver = solver
         self.index = 0
+        self.arrival: Tensor | None = None
         self._earlier: tuple[float, Tensor] | None = None
 
     @property
@@ -133,10 +135,10 @@ class Walk:
     def advance(self, velocity: Tensor) -> None:
         """Take one solver step along the (guided) velocity."""
         t, t_next = self.times[self.index : self.index + 2]
+        self.arrival = estimate_data(self.latent, velocity, t)
         if self.solver == "euler":
             self.latent = euler_step(self.latent, velocity, t, t_next)
         else:
-            data = estimate_data(self.latent, velocity, t)
-            self.latent = dpmpp_2m_step(self.latent, data, t, t_next, earlier=self._earlier)
-            self._earlier = (t, data)
+            self.latent = dpmpp_2m_step(self.latent, self.arrival, t, t_next, earlier=self._earlier)
+            self._earlier = (t, self.arrival)
         self.index += 1

@@ -7,6 +7,7 @@ from PIL import Image
 
 from model.checkpoint import load
 from model.drawing import Drawing
+from model.family import Size
 from model.hbridge.family import HBridge
 from model.pipeline import answer, draw
 from model.prompt import Turn
@@ -58,3 +59,11 @@ def test_it_names_the_background_that_it_sees(family: HBridge, colour: str) -> N
 
 def test_its_weights_are_in_the_folder_of_its_name() -> None:
     assert (Path(SHIPPED) / "hbridge-tiny/model.safetensors").is_file()
+
+
+def test_its_previews_show_light_where_the_picture_is_light(family: HBridge) -> None:
+    halves = Image.new("RGB", (64, 64), PALETTE["black"])
+    halves.paste(PALETTE["white"], (32, 0, 64, 64))
+    (preview_3HW,) = family.preview(family.start(Size(64, 64), (halves,), 0).references)
+    assert preview_3HW.shape == (3, 64, 64)
+    assert preview_3HW[..., 48:].mean() - preview_3HW[..., :16].mean() > 0.5

@@ -18,6 +18,7 @@ from model.hbridge.config import HBridgeConfig
 from model.hbridge.network import HBridgeNetwork
 from model.images import output_size, resize_reference
 from model.latents import build_autoencoder, decode_latent, draw_noise, encode_references
+from model.preview import Previewer
 from model.prompt import Prompt
 from model.qwen_vl.context import KVContext
 from model.qwen_vl.expert import QwenVL
@@ -63,6 +64,7 @@ class HBridge:
             max_prompt_tokens=config.limits.max_prompt_tokens,
         )
         self.capabilities = capabilities(config)
+        self._previewer: Previewer | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path | None) -> Self:
@@ -158,6 +160,19 @@ class HBridge:
         if self.vae is None:
             raise MissingCapability("this checkpoint lacks the autoencoder's weights: it makes no pictures")
         return [decode_latent(self.vae, latent_CYX) for latent_CYX in latents]
+
+    @torch.inference_mode()
+    def preview(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        """Turn latents into rough pictures [3, H, W] in [0, 1], without the decoder.
+
+        Raises:
+            MissingCapability: There is no autoencoder.
+        """
+        if self._previewer is None:
+            if self.vae is None:
+                raise MissingCapability("this checkpoint has no autoencoder: it shows no previews")
+            self._previewer = Previewer(self.vae)
+        return self._previewer(latents)
 
     def begin_answer(self, context: Context) -> tuple[TextCache, Tensor]:
         """Open an answer on the context of an understand prompt: its cache and its first logits [V].

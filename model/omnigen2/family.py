@@ -21,6 +21,7 @@ from model.latents import build_autoencoder, decode_latent, draw_noise, encode_r
 from model.omnigen2.config import LATENT_STRIDE, MAX_REFERENCES, OmniGen2CheckpointConfig, OmniGen2Config
 from model.omnigen2.layout import Images, axis_starts
 from model.omnigen2.transformer import OmniGen2Transformer
+from model.preview import Previewer
 from model.prompt import Prompt
 from model.qwen_vl.expert import QwenVL
 from model.qwen_vl.prepared_tokens import PreparedTokens
@@ -80,6 +81,7 @@ class OmniGen2:
         expert = None if config.mllm is None else QwenVL(config.mllm)
         self.module = OmniGen2Module(self.transformer, autoencoder, expert)
         self.capabilities = capabilities(config)
+        self._previewer: Previewer | None = None
         self.processor: Processor | None = None
         if config.mllm is not None:
             longest = self.capabilities.max_prompt_tokens
@@ -168,6 +170,19 @@ class OmniGen2:
         if self.module.vae is None:
             raise MissingCapability("this checkpoint lacks the autoencoder's weights: it makes no pictures")
         return [decode_latent(self.module.vae, latent_CYX) for latent_CYX in latents]
+
+    @torch.inference_mode()
+    def preview(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        """Turn latents into rough pictures [3, H, W] in [0, 1], without the decoder.
+
+        Raises:
+            MissingCapability: There is no autoencoder.
+        """
+        if self._previewer is None:
+            if self.module.vae is None:
+                raise MissingCapability("this checkpoint has no autoencoder: it shows no previews")
+            self._previewer = Previewer(self.module.vae)
+        return self._previewer(latents)
 
     def begin_answer(self, context: Context) -> tuple[TextCache, Tensor]:
         """Refuse: this family answers no questions.

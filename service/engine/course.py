@@ -14,10 +14,12 @@ from torch import Tensor
 
 from model.drawing import Drawing, Drawn, Easel, plan_drawing
 from model.family import Context, Family, PreparedPrompt, Row, TextRow
+from model.images import to_pictures
 from model.question import Answered, Question, Reply, read_question
 from model.request import Progress
 from service.engine.cost import Load, Stage
 from service.engine.errors import JobFailed
+from service.engine.job import Preview
 from service.engine.prefix_cache import Prefilled
 
 
@@ -119,6 +121,17 @@ class DrawingCourse:
         """Return the coming step's rows."""
         assert self.easel, "rows are there from the prefill on"
         return self.easel.rows()
+
+    def preview(self, count: int) -> Preview | None:
+        """Return a rough look when one of `count` is due after the last step; they are spread evenly."""
+        if self.easel is None or self.easel.is_done:
+            return None
+        due = [self.plan.num_steps * (index + 1) // (count + 1) for index in range(count)]
+        done = self.easel.num_done
+        if done == 0 or done not in due:
+            return None
+        images = to_pictures(self._family.preview(self.easel.arrivals))
+        return Preview(index=due.index(done), images=tuple(images))
 
     def take(self, outcome: Any) -> None:
         """Take contexts, then velocities, then pictures.

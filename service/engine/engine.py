@@ -33,7 +33,7 @@ from service.engine.errors import (
     InsufficientMemory,
     JobFailed,
 )
-from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Timings
+from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Preview, Timings
 from service.engine.prefix_cache import Ask, Prefilled, PrefixCache
 from service.engine.scheduler import Flow, Forecast, Scheduler, SchedulerConfig, Standing, Step, Want
 from service.engine.stopwatch import Stopwatch
@@ -312,6 +312,7 @@ class Engine:
             # Launches return before their work is done: a step's time would be told too early.
             torch.cuda.synchronize(self.model.device)
         now = perf_counter()
+        previews = self._previews(tickets) if step.stage == "denoise" else []
         for ticket, share in zip(tickets, step.shares, strict=True):
             ticket.watch.device_seconds += share * (now - begun)
             if ticket.end is None and ticket.course.stage is None:
@@ -323,7 +324,16 @@ class Engine:
                 self.costs.observe(step.stage, step.load, now - begun)
             self._scheduler.charge(step, now - begun, now)
             self._observer.stepped(step.stage, step.load, now - begun)
+            for ticket, preview in previews:
+                if not ticket.is_cancelled:
+                    ticket.emit(preview)
             self._sweep()
+
+    def _previews(self, tickets: Sequence[Ticket]) -> list[tuple[Ticket, Preview]]:
+        """Return the rough looks that are due after a step."""
+        watched = [each for each in tickets if each.job.num_previews and each.end is None]
+        looks = [(each, cast(DrawingCourse, each.course).preview(each.job.num_previews)) for each in watched]
+        return [(ticket, preview) for ticket, preview in looks if preview]
 
     def _attempt(self, stage: Stage, tickets: Sequence[Ticket]) -> None:
         """Make one packed call; when it fails, one for each job, so that a bad job fails alone."""

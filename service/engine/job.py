@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from PIL.Image import Image
+
 from model.drawing import Drawing, Drawn
 from model.family import Family
 from model.prompt import Task
@@ -19,6 +21,7 @@ class Job:
         work: What to do, in the model's words.
         tenant: Whose share of the device it uses.
         deadline_seconds: After its submission; it is refused or cut off rather than late.
+        num_previews: Rough looks at a picture in the making, spread over its steps.
     """
 
     id: str
@@ -26,6 +29,7 @@ class Job:
     tenant: str = ""
     priority: Priority = "interactive"
     deadline_seconds: float | None = None
+    num_previews: int = 0
 
     @property
     def task(self) -> Task:
@@ -56,6 +60,14 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """A rough look at the pictures in the making; `index` counts from 0."""
+
+    index: int
+    images: tuple[Image, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """The last event of a job that went well."""
 
@@ -70,7 +82,7 @@ class Failed:
     error: Exception
 
 
-Event = Progress | Finished | Failed
+Event = Progress | Preview | Finished | Failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -215,3 +215,8 @@ def test_a_row_may_share_its_context_and_references_with_another(
     both = family.velocity([row, replace(row, time=0.9)])
     torch.testing.assert_close(both[0], family.velocity([row])[0], atol=1e-5, rtol=0)
     assert not torch.allclose(both[0], both[1])
+
+
+def test_without_an_autoencoder_there_is_no_preview(family: HBridge) -> None:
+    with pytest.raises(MissingCapability):
+        family.preview([torch.zeros(4, 4, 4)])

@@ -18,7 +18,7 @@ from model.question import Answered, Question
 from service.engine.cost import CostModel, Load
 from service.engine.engine import Engine, EngineConfig
 from service.engine.errors import DeadlineExceeded, DeadlineUnreachable, JobFailed
-from service.engine.job import Event, Failed, Finished, Job, LoadedModel
+from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Preview
 
 ONE_LEVEL = 1
 """Packing changes the order of float32 sums, which may carry a channel over a rounding edge, no further."""
@@ -279,6 +279,20 @@ def test_a_deadline_that_cannot_be_met_is_refused_and_one_that_is_missed_ends_th
     assert isinstance(listener.last, Failed)
     assert isinstance(listener.last.error, DeadlineExceeded)
     assert gated.num_calls == 1
+
+
+@pytest.mark.parametrize(("count", "steps"), [(0, 4), (1, 4), (3, 8), (3, 2)])
+def test_previews_come_in_order_between_the_steps(
+    make_engine: Callable[..., Engine], loaded: LoadedModel, count: int, steps: int
+) -> None:
+    engine = make_engine()
+    (listener,) = submit(engine, drawing(n=2, num_inference_steps=steps), num_previews=count)
+    assert_same_pictures(result_of(listener), draw(loaded.family, drawing(n=2, num_inference_steps=steps)))
+    previews = [event for event in listener.events if isinstance(event, Preview)]
+    assert len(previews) == min(count, steps - 1)
+    assert [event.index for event in previews] == sorted({event.index for event in previews})
+    assert all(image.size == (32, 32) for event in previews for image in event.images)
+    assert all(len(event.images) == 2 for event in previews)
 
 
 def test_no_event_follows_a_cancel(make_engine: Callable[..., Engine]) -> None:
