@@ -199,7 +199,7 @@ def _generate(
         grounds += [w.background == s.background for w, s in zip(wishes, scenes, strict=True) if w.background]
         shuffled += [w.is_met(s) for w, s in zip(wishes, scenes[1:] + scenes[:1], strict=True)]
         for case, picture, ok in islice(zip(cases, pictures, right, strict=True), SHOWN_PER_KIND):
-            sheet.add((picture,), _marked(case.text, right=ok))
+            sheet.add((picture,), case.text, right=ok)
     if path is not None:
         sheet.write(path, columns=8)
     scores["(background as asked)"] = Score.of(grounds)
@@ -224,7 +224,7 @@ def _edit(subject: Subject, count: int, canvas: Canvas, path: Path | None) -> di
         kept += [case.keeps(scene) for case, scene in zip(cases, scenes, strict=True) if case.kept]
         cells = zip(cases, befores, pictures, right, strict=True)
         for case, before, picture, ok in islice(cells, SHOWN_PER_KIND):
-            sheet.add((before, picture), _marked(case.text, right=ok))
+            sheet.add((before, picture), case.text, right=ok)
     if path is not None:
         sheet.write(path, columns=8)
     scores["(untouched things untouched)"] = Score.of(kept)
@@ -233,10 +233,6 @@ def _edit(subject: Subject, count: int, canvas: Canvas, path: Path | None) -> di
 
 def _read(pictures: Sequence[Image.Image], description: str) -> list[Scene]:
     return [detect(picture) for picture in track(pictures, description=description)]
-
-
-def _marked(text: str, *, right: bool) -> str:
-    return f"{'RIGHT' if right else 'WRONG'}: {text}"
 
 
 def _understand(subject: Subject, count: int, canvas: Canvas) -> dict[str, Score]:

@@ -46,10 +46,12 @@ def commit() -> str:
         return "unknown"
 
 
-def write_record(path: Path, command: str, content: Mapping[str, object]) -> None:
-    """Write figures with their circumstances as JSON."""
+def write_record(path: Path, command: str, content: Mapping[str, object]) -> dict[str, object]:
+    """Write figures with their circumstances as JSON, and return the whole."""
+    record = {**circumstances(command), **content}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**circumstances(command), **content}, indent=2) + "\n")
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    return record
 
 
 def invoked() -> str:

@@ -1,0 +1,53 @@
+import math
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from benchmarks.load import BURST, TASKS, Mix, Outcome, Run, draw_shots, make_request, page, plot, quantile
+from service.schemas.drawing import EditRequest, GenerateRequest
+from service.schemas.question import UnderstandRequest
+
+MIX = Mix()
+
+
+@pytest.mark.parametrize("arrivals", ["poisson", "burst"])
+def test_requests_arrive_as_often_as_asked_whatever_the_pattern(arrivals: str) -> None:
+    shots = draw_shots(Random(0), MIX, rate=50.0, seconds=20, arrivals=arrivals)  # type: ignore[arg-type]
+    assert len(shots) == 1000
+    dues = [shot.due for shot in shots]
+    assert dues == sorted(dues)
+    assert dues[-1] == pytest.approx(20, rel=0.3)
+    assert len(set(dues)) == (1000 if arrivals == "poisson" else 1000 // BURST)
+    assert {shot.task for shot in shots} == set(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("task", "schema"),
+    [("generate", GenerateRequest), ("edit", EditRequest), ("understand", UnderstandRequest)],
+)
+def test_every_request_is_one_that_the_wire_takes(task: str, schema: type) -> None:
+    rng = Random(1)
+    for _ in range(20):
+        schema(**make_request(rng, task, MIX.sizes))
+
+
+def test_a_quantile_is_a_value_that_was_measured() -> None:
+    assert [quantile([3, 1, 2, 4], share) for share in (0.25, 0.5, 0.95, 1.0)] == [1, 2, 4, 4]
+    assert math.isnan(quantile([], 0.5))
+
+
+def test_refusals_are_no_latencies_and_all_is_counted(tmp_path: Path) -> None:
+    run = Run(title="one", num_shots=4, seconds=2.0, num_sent=4)
+    for status, total in ((200, 0.5), (200, 1.5), (429, 0.01), (0, 0.01)):
+        run.outcomes.append(Outcome(task="edit", due=0.0, total=total, status=status, queue=0.1, first=0.2))
+    report = run.report(device_seconds=1.0)
+    assert report["requests"] == {"done": 2, "refused": 1, "failed": 1}
+    assert (report["throughput"], report["device_busy"]) == (1.0, 0.5)
+    assert report["latency"]["edit"]["total"] == {"p50": 0.5, "p95": 1.5, "p99": 1.5}
+    assert len(run.__rich__().rows) == len(TASKS)
+    plot([run], tmp_path / "load.png")
+    assert (tmp_path / "load.png").stat().st_size > 1000
+    about = {"command": "c", "device": "d", "commit": "e", "capacity": report}
+    text = page({**about, "runs": [{"share": 0.5, **report}]}, "load.png")
+    assert "0.50, 1.50, 1.50" in text
