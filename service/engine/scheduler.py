@@ -51,6 +51,8 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         if not all(weight > 0 for weight in (*self.priority_weights.values(), *self.tenant_weights.values())):
             raise ValueError("a weight must be above 0")
+        if self.max_rows < 1:
+            raise ValueError(f"max_rows {self.max_rows} must be above 0")
 
     def weight(self, flow: Flow) -> float:
         """Return the share of a flow, relative to the others'."""
@@ -113,7 +115,7 @@ class Step:
 class Account:
     """A flow's virtual time in a stage: device-seconds by its weight; and the longest of its late bills."""
 
-    time: float
+    time: float = 0.0
     bill: float = 0.0
 
 
@@ -138,7 +140,7 @@ class Clock:
         credit = MAX_BILLS * max((account.bill for account in here), default=0.0)
         least = max(foremost - credit, min((account.time for account in here), default=foremost))
         for flow in flows:
-            account = self._accounts.setdefault(flow, Account(least))
+            account = self._accounts.setdefault(flow, Account())
             account.time = max(account.time, least)
         self._accounts = {
             flow: account for flow, account in self._accounts.items() if flow in flows or account.time > least

@@ -79,10 +79,10 @@ def test_whatever_was_observed_no_cost_is_negative_and_none_falls_when_the_load_
 
 @pytest.mark.parametrize("factor", [100, 5, 0.01])
 def test_a_single_freak_time_moves_little(factor: float) -> None:
-    costs, load = taught(), some_loads(1)[0]
+    costs, load = taught(200), some_loads(1)[0]
     before = costs.seconds("denoise", load)
     costs.observe("denoise", load, factor * law(load))
-    assert costs.seconds("denoise", load) == pytest.approx(before, rel=0.1)
+    assert costs.seconds("denoise", load) == pytest.approx(before, rel=0.05)
 
 
 def test_a_slow_first_step_is_soon_forgotten() -> None:
@@ -128,7 +128,7 @@ def test_where_no_file_is_learning_begins(tmp_path: Path, caplog: pytest.LogCapt
 
 def spoilt(**changes: Any) -> str:
     fit = {"num_observed": 1, "moments": [[1.0] * 5] * 5, "targets": [1.0] * 5, "weights": [1.0] * 5}
-    stages: dict[str, Any] = {stage: fit for stage in ("prefill", "denoise", "decode")}
+    stages: dict[str, Any] = dict.fromkeys(("prefill", "denoise", "decode"), fit)
     return json.dumps({"format": "hbridge-cost-1", "stages": stages | {"answer": fit | changes}})
 
 
