@@ -29,7 +29,7 @@ ATTRIBUTES: Mapping[str, Sequence[str]] = {"shape": SHAPES, "colour": COLOURS}
 RIDGE = 1.0
 
 
-def probe(family: HBridge, *, prompts: int = 600, drawings: int = 128) -> dict[str, object]:
+def probe(family: HBridge, *, prompts: int = 600, drawings: int = 512) -> dict[str, object]:
     """Return, for each bridged pair, what can be read off it and what it is worth.
 
     Args:

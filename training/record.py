@@ -38,10 +38,11 @@ def device() -> str:
 
 
 def commit() -> str:
-    """Return the commit of the working tree, marked when files differ from it."""
+    """Return the commit of the working tree, marked when files other than results differ from it."""
     try:
         name = _git("rev-parse", "--short=12", "HEAD")
-        return name + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":!benchmarks/results")
+        return name + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
