@@ -2,7 +2,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from model.checkpoint import load
@@ -12,7 +11,7 @@ from model.family import Size
 from model.hbridge.family import HBridge
 from model.pipeline import answer, draw
 from model.prompt import Prompt, Turn
-from model.question import Question, choose_token
+from model.question import Question
 from model.qwen_vl.token_prompt import TokenPrompt
 from model.request import Progress
 
@@ -159,30 +158,3 @@ def test_a_checkpoint_without_autoencoder_and_tokenizer_says_what_it_cannot(gold
         draw(family, drawing())
     with pytest.raises(MissingCapability, match="no tokenizer"):
         answer(family, question())
-
-
-def test_no_temperature_takes_the_likeliest() -> None:
-    logits_V = torch.tensor([0.0, 3.0, 1.0])
-    assert choose_token(logits_V, 0.0, 1.0, torch.Generator()) == 1
-
-
-def test_the_nucleus_holds_only_the_mass_asked_for() -> None:
-    logits_V = torch.tensor([0.6, 0.3, 0.1]).log()
-    generator = torch.Generator().manual_seed(0)
-    drawn = [choose_token(logits_V, 1.0, 0.7, generator) for _ in range(200)]
-    assert set(drawn) == {0, 1}
-    assert {choose_token(logits_V, 1.0, 1.0, generator) for _ in range(200)} == {0, 1, 2}
-    assert {choose_token(logits_V, 1.0, 0.5, generator) for _ in range(20)} == {0}
-
-
-def test_draws_follow_the_chances() -> None:
-    logits_V = torch.tensor([0.8, 0.2]).log()
-    generator = torch.Generator().manual_seed(0)
-    drawn = [choose_token(logits_V, 1.0, 1.0, generator) for _ in range(2000)]
-    assert 0.15 < sum(drawn) / 2000 < 0.25
-
-
-@pytest.mark.parametrize(("temperature", "top_p"), [(-0.1, 1.0), (1.0, 0.0), (1.0, 1.1)])
-def test_chances_out_of_range_are_refused(temperature: float, top_p: float) -> None:
-    with pytest.raises(BadRequest):
-        choose_token(torch.zeros(3), temperature, top_p, torch.Generator())
