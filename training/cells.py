@@ -4,6 +4,7 @@ Shapes: T packed cells, C width, U packed understanding tokens, H query heads, K
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,21 @@ from model.hbridge.contexts import PackedContexts
 from model.hbridge.positions import bridge_ids
 from model.qwen_vl.config import QwenVLConfig
 from model.rope import mrope_table, rotate_half
-from training.world import CELL, COLOURS, RADII, SHAPES, Scene
+from training.world import CELL, COLOURS, RADII, REGIONS, SHAPES, Scene, region
 
-VALUES = {"shape": SHAPES, "colour": COLOURS, "size": tuple(RADII)}
+MAX_SIDE = 16
+"""Cells along a side of the largest picture."""
+PLACES = tuple(map(str, range(MAX_SIDE)))
+VALUES = {
+    "shape": SHAPES,
+    "colour": COLOURS,
+    "size": tuple(RADII),
+    "region": tuple(name for row in REGIONS for name in row),
+    "row": PLACES,
+    "column": PLACES,
+}
+"""What is said of a cell: of the thing in it, and where the cell itself lies. Rotary positions are relative:
+a vision tower that no one asks for places keeps none, and answers about left and right are guesses."""
 
 
 class Cells(nn.Module):
@@ -39,7 +52,7 @@ class Cells(nn.Module):
 
 
 def cell_labels(scenes: Sequence[Scene], side: int) -> dict[str, Tensor]:
-    """Say for each cell, row by row, what has its centre there; 0 is nothing.
+    """Say for each cell, row by row, where it lies and what has its centre there; 0 is nothing.
 
     Args:
         scenes: Pictures, packed in this order.
@@ -47,12 +60,14 @@ def cell_labels(scenes: Sequence[Scene], side: int) -> dict[str, Tensor]:
     """
     labels: dict[str, list[int]] = {name: [] for name in VALUES}
     for scene in scenes:
-        columns = scene.width // side
-        at = {int(thing.y // side) * columns + int(thing.x // side): thing for thing in scene.things}
-        for cell in range(columns * (scene.height // side)):
+        at = {(int(thing.y // side), int(thing.x // side)): thing for thing in scene.things}
+        for row, column in product(range(scene.height // side), range(scene.width // side)):
+            said = {"row": str(row), "column": str(column)}
+            if thing := at.get((row, column)):
+                said |= {"shape": thing.shape, "colour": thing.colour, "size": thing.size}
+                said["region"] = region(thing, scene.width, scene.height)
             for name, values in VALUES.items():
-                thing = at.get(cell)
-                labels[name].append(0 if thing is None else values.index(getattr(thing, name)) + 1)
+                labels[name].append(values.index(said[name]) + 1 if name in said else 0)
     return {name: torch.tensor(values) for name, values in labels.items()}
 
 
@@ -64,11 +79,11 @@ class Reader(nn.Module):
     finds it: without this a probe found the shape of a held-out pair in three prompts of ten.
     """
 
-    def __init__(self, config: QwenVLConfig, layers: Sequence[int], *, max_side: int = 16) -> None:
+    def __init__(self, config: QwenVLConfig, layers: Sequence[int]) -> None:
         super().__init__()
         width, self.layers = config.hidden_size, tuple(layers)
         self.sections, self.theta, self.head_dim = config.mrope_section, config.rope_theta, config.head_dim
-        self.rows, self.columns = nn.Embedding(max_side, width), nn.Embedding(max_side, width)
+        self.rows, self.columns = nn.Embedding(MAX_SIDE, width), nn.Embedding(MAX_SIDE, width)
         self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in layers)
         self.queries = nn.ModuleList(nn.Linear(width, width) for _ in layers)
         self.outs = nn.ModuleList(nn.Linear(width, width) for _ in layers)

@@ -12,11 +12,14 @@ TEXTS = ("a red star", "a big blue cross")
 def test_cells_are_labelled_with_what_has_its_centre_there() -> None:
     wide = Scene("white", (Thing("star", "red", "small", 70, 20, 5),), 96, 64)
     labels = cell_labels([Scene("pink", ()), wide], 16)
-    for values in labels.values():
+    there = 16 + 1 * 6 + 4
+    for name, values in labels.items():
         assert len(values) == 16 + 24
-        assert values.nonzero().flatten().tolist() == [16 + 1 * 6 + 4]
-    read = {name: VALUES[name][values.max() - 1] for name, values in labels.items()}
-    assert read == {"shape": "star", "colour": "red", "size": "small"}
+        if name not in ("row", "column"):
+            assert values.nonzero().flatten().tolist() == [there]
+    read = {name: VALUES[name][values[there] - 1] for name, values in labels.items()}
+    star = {"shape": "star", "colour": "red", "size": "small", "region": "top right"}
+    assert read == {**star, "row": "1", "column": "4"}
 
 
 def test_a_reader_learns_what_prompts_say(understanding: UnderstandingStage) -> None:

@@ -247,17 +247,23 @@ def test_a_call_that_fails_for_one_is_repeated_for_the_others(
 
 
 def test_no_more_jobs_begin_than_may_run(
-    make_engine: Callable[..., Engine], gated: Any, wait_until: Callable[..., None]
+    make_engine: Callable[..., Engine], loaded: LoadedModel, gated: Any, wait_until: Callable[..., None]
 ) -> None:
     engine = make_engine(max_running=2, max_waiting=8)
     first = held(engine, gated, wait_until)
     listeners = submit(engine, *(drawing(seed=seed) for seed in range(5)))
     assert (engine.num_running, engine.num_waiting) == (1, 5)
+    running: list[int] = []
+
+    def velocity(rows: Any) -> Any:
+        running.append(engine.num_running)
+        return loaded.family.velocity(rows)
+
+    gated.velocity = velocity
     gated.gate.set()
-    most = 0
-    while not all(listener.ended.is_set() for listener in (first, *listeners)):
-        most = max(most, engine.num_running)
-    assert most <= 2
+    for listener in (first, *listeners):
+        result_of(listener)
+    assert max(running) == 2
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_and_one_that_is_missed_ends_the_job(
