@@ -6,7 +6,7 @@ import time
 from model.drawing import Drawing, Drawn
 from model.images import encode_image
 from model.question import Answered
-from service.engine.job import Finished, Job, LoadedModel, Timings
+from service.engine.job import Finished, Job, ModelCard, Timings
 from service.schemas.answers import (
     AnswerUsage,
     DrawingUsage,
@@ -26,7 +26,7 @@ def image_files(asked: DrawingBody, drawn: Drawn) -> list[bytes]:
     return [encode_image(image, asked.output_format, asked.output_compression) for image in drawn.images]
 
 
-def images_answer(model: LoadedModel, job: Job, asked: DrawingBody, finished: Finished) -> ImagesAnswer:
+def images_answer(model: ModelCard, job: Job, asked: DrawingBody, finished: Finished) -> ImagesAnswer:
     """Make the answer to a drawing."""
     drawn, drawing = finished.result, job.work
     assert isinstance(drawn, Drawn)
@@ -44,7 +44,7 @@ def images_answer(model: LoadedModel, job: Job, asked: DrawingBody, finished: Fi
     )
 
 
-def text_answer(model: LoadedModel, job: Job, asked: UnderstandRequest, finished: Finished) -> TextAnswer:
+def text_answer(model: ModelCard, job: Job, asked: UnderstandRequest, finished: Finished) -> TextAnswer:
     """Make the answer to a question."""
     answered = finished.result
     assert isinstance(answered, Answered)
@@ -110,8 +110,8 @@ def _timings(timings: Timings) -> TimingsData:
     )
 
 
-def _receipt(model: LoadedModel, job: Job, drawing: Drawing, drawn: Drawn) -> Receipt:
-    can = model.family.capabilities
+def _receipt(model: ModelCard, job: Job, drawing: Drawing, drawn: Drawn) -> Receipt:
+    can = model.capabilities
     return Receipt(
         task=job.task,
         model=model.id,
@@ -133,13 +133,13 @@ def _receipt(model: LoadedModel, job: Job, drawing: Drawing, drawn: Drawn) -> Re
     )
 
 
-def _guidance(model: LoadedModel, drawing: Drawing, drawn: Drawn) -> GuidanceData:
+def _guidance(model: ModelCard, drawing: Drawing, drawn: Drawn) -> GuidanceData:
     guidance = drawn.guidance
     branches = guidance.all_branches(has_references=bool(drawing.images))
     return GuidanceData(
         text=guidance.text,
         image=guidance.image,
         interval=guidance.interval,
-        clock=model.family.capabilities.guidance_clock,
+        clock=model.capabilities.guidance_clock,
         branches=[branch.value for branch in branches],
     )

@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from model.errors import ModelError
 from service import logs
+from service.engine.errors import EngineError
 from service.settings import Settings
 
 app = typer.Typer(
@@ -51,7 +52,7 @@ def users_faults() -> Iterator[None]:
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
         _fail("settings: " + "; ".join(problems))
-    except (ModelError, OSError) as error:
+    except (ModelError, EngineError, OSError) as error:
         _fail(str(error))
 
 
@@ -66,6 +67,7 @@ def settings_with(**given: Any) -> Settings:
 
 
 def serve(
+    *,
     host: Annotated[str | None, typer.Option(help="Address to listen on (HBRIDGE_HOST).")] = None,
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; 0 takes a free one (HBRIDGE_PORT).")
@@ -73,13 +75,16 @@ def serve(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
+    engine: Annotated[
+        str | None, typer.Option(help="process, or inline for a thread of the server (HBRIDGE_ENGINE).")
+    ] = None,
 ) -> None:
     """Serve the HTTP API. Options go before HBRIDGE_* in the environment."""
     from service.loading import create_client  # noqa: PLC0415
     from service.server import Server  # noqa: PLC0415
 
     with users_faults():
-        settings = settings_with(host=host, port=port, model=model, device=device, dtype=dtype)
+        settings = settings_with(host=host, port=port, model=model, device=device, dtype=dtype, engine=engine)
         logs.configure(settings.log_format, settings.log_level)
         server = Server(settings, create_client(settings))
         asyncio.run(server.run_until_stopped(greet))

@@ -28,6 +28,7 @@ from service.engine.errors import (
     EngineDraining,
     EngineError,
     EngineNotReady,
+    EngineRestarting,
     EngineUnavailable,
     InsufficientMemory,
 )
@@ -96,6 +97,7 @@ STATUS: Mapping[type[Exception], tuple[int, str]] = {
     ClientGone: (CLIENT_CLOSED_REQUEST, "cancelled"),
     ClientDisconnect: (CLIENT_CLOSED_REQUEST, "cancelled"),
     EngineNotReady: (HTTPStatus.SERVICE_UNAVAILABLE, "not_ready"),
+    EngineRestarting: (HTTPStatus.SERVICE_UNAVAILABLE, "engine_restarting"),
     EngineDraining: (HTTPStatus.SERVICE_UNAVAILABLE, "draining"),
     InsufficientMemory: (HTTPStatus.INSUFFICIENT_STORAGE, "insufficient_memory"),
 }

@@ -1,16 +1,18 @@
-"""From settings to a model in memory, and to the engine that runs it."""
+"""From settings to a model in memory, and to the engine that runs it.
+
+The networks' libraries are imported by what loads: a server whose engine is a process of its own needs none.
+"""
 
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from model.attention import Segments
-from model.checkpoint import load, weights_hash
 from model.errors import ModelError
+from service import logs
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
-from service.engine.job import LoadedModel
+from service.engine.inline import InlineEngine
+from service.engine.job import LoadedModel, ModelCard
+from service.engine.process import EngineProcess, WatchConfig
 from service.settings import Settings
 
 
@@ -30,20 +32,38 @@ def load_model(settings: Settings) -> LoadedModel:
         BadCheckpoint: It cannot be loaded; lists why.
         UnusableDevice: There is no such device here.
     """
+    import torch  # noqa: PLC0415
+
+    from model.attention import Segments  # noqa: PLC0415
+    from model.checkpoint import load, weights_hash  # noqa: PLC0415
+
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise UnusableDevice(f"device {settings.device} is not usable here; set HBRIDGE_DEVICE=cpu")
     family = load(settings.model, device=settings.device, dtype=getattr(torch, settings.dtype))
-    return LoadedModel(
+    card = ModelCard(
         id=model_id(settings),
-        family=family,
+        capabilities=family.capabilities,
         weights_hash=weights_hash(settings.model),
         device=settings.device,
         dtype=settings.dtype,
         backend=Segments.own((1,)).backend,
     )
+    return LoadedModel(card=card, family=family)
+
+
+def load_apart(settings: Settings) -> LoadedModel:
+    """Load the model in a process that is only the engine's, and so has not been told yet how to log."""
+    logs.configure(settings.log_format, settings.log_level)
+    return load_model(settings)
 
 
 def create_client(settings: Settings) -> Client:
     """Make the client of an engine as the settings say; nothing is loaded yet."""
     config = EngineConfig(max_waiting=settings.max_waiting, num_threads=settings.num_threads)
-    return Client(partial(load_model, settings), config, model_id=model_id(settings))
+    if settings.engine == "inline":
+        return Client(InlineEngine(partial(load_model, settings), config), model_id=model_id(settings))
+    watch = WatchConfig(
+        max_load_seconds=settings.max_load_seconds, max_step_seconds=settings.max_step_seconds
+    )
+    host = EngineProcess(partial(load_apart, settings), config, watch)
+    return Client(host, model_id=model_id(settings))

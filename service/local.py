@@ -12,13 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model.drawing import Drawing, plan_drawing
 from model.errors import BadRequest
+from model.family import Family
 from model.images import Format, encode_image, open_image
 from model.pipeline import answer, draw
 from model.prompt import Turn
 from model.question import Question
 from model.request import Listener
 from model.request import Progress as Step
-from service.engine.job import LoadedModel
 from service.loading import load_model
 from service.schemas.drawing import read_size
 from service.settings import Settings
@@ -102,10 +102,10 @@ def draw_to_file(drawing: Drawing, output: Path, settings: Settings, console: Co
         OSError: A file cannot be written.
     """
     check_output(output)
-    model = _load(settings, console)
-    plan_drawing(model.family, drawing)
+    family = _load(settings, console)
+    plan_drawing(family, drawing)
     with progress_bar(console) as listen:
-        drawn = draw(model.family, drawing, listen)
+        drawn = draw(family, drawing, listen)
     for path, seed in zip(write_images(drawn.images, output), drawn.seeds, strict=True):
         console.print(f"{path}  {drawn.size}, seed {seed}", highlight=False, soft_wrap=True, markup=False)
 
@@ -116,11 +116,11 @@ def ask(question: Question, settings: Settings, console: Console) -> str:
     Raises:
         ModelError: It cannot be done as asked.
     """
-    model = _load(settings, console)
+    family = _load(settings, console)
     with progress_bar(console) as listen:
-        return answer(model.family, question, listen).text
+        return answer(family, question, listen).text
 
 
-def _load(settings: Settings, console: Console) -> LoadedModel:
+def _load(settings: Settings, console: Console) -> Family:
     with console.status(f"loading {escape(settings.model)}"):
-        return load_model(settings)
+        return load_model(settings).family

@@ -29,6 +29,9 @@ class Metrics:
         self._wasted = self._counter(
             "wasted_device_seconds", "Time on the device of jobs that were cancelled."
         )
+        self._restarts = self._counter(
+            "engine_restarts", "Times that the engine ended by itself and was started again."
+        )
         self._request_seconds = self._histogram("request_seconds", "Arrival to answer.", "task")
         self._queue_seconds = self._histogram("queue_seconds", "Submission to the device.")
         self._step_seconds = {
@@ -84,6 +87,10 @@ class Metrics:
         """Take note of a job that was cancelled, where, and of the work that was for nothing."""
         self._cancellations.labels(stage=stage).inc()
         self._wasted.inc(wasted_seconds)
+
+    def restarted(self) -> None:
+        """Take note of an engine that ended by itself and is started again."""
+        self._restarts.inc()
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(name, help_text, labels, namespace="hbridge", registry=self.registry)

@@ -2,20 +2,29 @@
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from types import FrameType
 
 import uvicorn
 
 from service.app import create_app
-from service.engine.client import Client, State
+from service.engine.client import Client
 from service.settings import Settings
+
+ANSWER_SECONDS = 3
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, with a client that takes no more jobs from the moment a signal comes."""
+    """Uvicorn that, from the moment a signal comes, takes no more jobs and lets those that are in finish.
+
+    Until they have, or their time is up, it goes on listening, and tells who asks that it drains. A second
+    signal ends it at once, and only then its exit code is the signal's.
+    """
 
     def __init__(self, settings: Settings, client: Client) -> None:
         self.client = client
+        self._drain_seconds = settings.drain_seconds
+        self._drained_by: float | None = None
         super().__init__(
             uvicorn.Config(
                 create_app(settings, client),
@@ -25,14 +34,24 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 lifespan="on",
-                timeout_graceful_shutdown=settings.shutdown_seconds,
+                timeout_graceful_shutdown=ANSWER_SECONDS,
             )
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain, then stop."""
+        if self._drained_by is not None:
+            super().handle_exit(sig, frame)
+            return
         self.client.drain()
-        super().handle_exit(sig, frame)
+        self._drained_by = monotonic() + self._drain_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        """Say whether to leave the main loop; asked ten times a second."""
+        if self._drained_by is not None and (self.client.is_idle or monotonic() > self._drained_by):
+            await self.client.stop()
+            self.should_exit = True
+        return await super().on_tick(counter)
 
     @property
     def url(self) -> str:
@@ -45,6 +64,7 @@ class Server(uvicorn.Server):
 
         Raises:
             ModelError: The model could not be loaded.
+            EngineError: The engine ended before it was ready.
         """
         greeting = asyncio.create_task(self._greet(greet))
         await self.serve()
@@ -58,6 +78,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.02)
         try:
             await self.client.ready()
-            greet(self.url)
-        finally:
-            self.should_exit = self.should_exit or self.client.state is not State.READY
+        except Exception:
+            self.should_exit = True
+            raise
+        greet(self.url)

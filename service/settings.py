@@ -31,7 +31,18 @@ class Settings(BaseSettings):
     default_max_tokens: int = Field(
         64, ge=1, description="Most tokens of an answer when a request does not say."
     )
-    shutdown_seconds: int = Field(30, ge=0, description="How long a shutdown waits for requests that are in.")
+    engine: Literal["process", "inline"] = Field(
+        "process", description="Where the engine runs: in a process of its own, or on a thread of the server."
+    )
+    max_load_seconds: float = Field(
+        600.0, gt=0, description="How long the engine's process may load before it is started again."
+    )
+    max_step_seconds: float = Field(
+        120.0, gt=0, description="How long one step may take before the engine's process is started again."
+    )
+    drain_seconds: float = Field(
+        20.0, ge=0, description="How long a shutdown waits for jobs that are in; the rest are cut off."
+    )
     log_format: Literal["plain", "json"] = Field(
         "plain", description="One line for people, or one JSON object."
     )

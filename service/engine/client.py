@@ -1,21 +1,16 @@
-"""The engine's async face: loads the model off the event loop, hands jobs in and events out."""
+"""The engine's async face: hands jobs in and events out, wherever the engine runs."""
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from enum import StrEnum
+from typing import Protocol
 
-from PIL import Image
-
-from model.drawing import Drawing
 from model.family import Capabilities
-from model.prompt import Turn
-from model.question import Question
-from service.engine.engine import Engine, EngineConfig, Observer
-from service.engine.errors import EngineDraining, EngineNotReady
-from service.engine.job import Event, Failed, Finished, Job, LoadedModel
+from service.engine.engine import Emit, Observer
+from service.engine.errors import EngineDraining, EngineNotReady, EngineRestarting
+from service.engine.job import Event, Failed, Finished, Job, ModelCard
 
 log = logging.getLogger(__name__)
 
@@ -26,53 +21,118 @@ class State(StrEnum):
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
+    RESTARTING = "restarting"
     DRAINING = "draining"
+
+
+class Host(Protocol):
+    """Where the engine runs: in this process or its own. Used, and heard, on the event loop's thread."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether, once started, it takes jobs."""
+        ...
+
+    @property
+    def card(self) -> ModelCard | None:
+        """What the model is, once it is loaded."""
+        ...
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that have not begun."""
+        ...
+
+    @property
+    def num_running(self) -> int:
+        """Jobs that have begun."""
+        ...
+
+    def watch(self, observer: Observer) -> None:
+        """Let an observer count what the engine does; to be called before `start`."""
+        ...
+
+    async def start(self) -> None:
+        """Load the model and warm it up; raises what went wrong with that."""
+        ...
+
+    async def submit(self, job: Job, emit: Emit) -> None:
+        """Take a job in; its events come through `emit`, Finished or Failed last.
+
+        Raises:
+            ModelError: What was asked cannot be done.
+            EngineError: The engine does not take it.
+        """
+        ...
+
+    def cancel(self, job_id: str) -> None:
+        """Take a job out; it frees the device after the call that runs. Unknown ids are left."""
+        ...
+
+    async def stop(self) -> None:
+        """Tell all jobs that are left EngineDraining and wait for the engine to end; may come twice."""
+        ...
 
 
 class Client:
     """Owns the engine from start to stop.
 
     Args:
-        load: Brings the model into memory; called once, on a thread of its own.
-        model_id: Its name on the wire, known before it is loaded.
+        model_id: The model's name on the wire, known before it is loaded.
     """
 
-    def __init__(self, load: Callable[[], LoadedModel], config: EngineConfig, *, model_id: str) -> None:
+    def __init__(self, host: Host, *, model_id: str) -> None:
         self.model_id = model_id
-        self.state = State.LOADING
-        self._load = load
-        self._config = config
-        self._observer: Observer | None = None
-        self._engine: Engine | None = None
+        self._host = host
         self._starting: asyncio.Task[None] | None = None
+        self._num_inside = 0
+        self._is_draining = False
+
+    @property
+    def state(self) -> State:
+        """Where the engine stands now."""
+        if self._is_draining:
+            return State.DRAINING
+        if not self._starting or not self._starting.done():
+            return State.LOADING
+        if self._starting.cancelled() or self._starting.exception():
+            return State.FAILED
+        return State.READY if self._host.is_up else State.RESTARTING
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job is in."""
+        return self._num_inside == 0
 
     @property
     def num_waiting(self) -> int:
         """Jobs that have not begun."""
-        return self._engine.num_waiting if self._engine else 0
+        return self._host.num_waiting
 
     @property
     def num_running(self) -> int:
         """Jobs on the device."""
-        return self._engine.num_running if self._engine else 0
+        return self._host.num_running
 
     @property
-    def model(self) -> LoadedModel:
-        """The loaded model.
+    def card(self) -> ModelCard:
+        """What the loaded model is.
 
         Raises:
             EngineNotReady: It is still loading, or failed to.
         """
-        return self._open_engine().model
+        if card := self._host.card:
+            return card
+        raise EngineNotReady("the model is not loaded yet", retry_after_seconds=2)
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the loaded model can do; raises as `model`."""
-        return self.model.family.capabilities
+        """What the loaded model can do; raises as `card`."""
+        return self.card.capabilities
 
     def watch(self, observer: Observer) -> None:
         """Let an observer count what the engine does; to be called before `start`."""
-        self._observer = observer
+        self._host.watch(observer)
 
     async def start(self) -> None:
         """Begin to load and warm up, and return at once."""
@@ -89,29 +149,32 @@ class Client:
 
         Raises:
             EngineDraining: No more, on the way down.
+            EngineRestarting: Not while the engine is on its way up again.
             EngineNotReady: Not yet, or the model could not be loaded.
         """
-        if self.state is State.DRAINING:
+        state = self.state
+        if state is State.DRAINING:
             raise EngineDraining("the server is shutting down", retry_after_seconds=5)
-        if self.state is State.FAILED:
+        if state is State.FAILED:
             raise EngineNotReady(
                 "the model could not be loaded; the server's log says why", retry_after_seconds=60
             )
-        if self.state is State.LOADING:
+        if state is State.LOADING:
             raise EngineNotReady("the model is not loaded and warmed up yet", retry_after_seconds=2)
+        if state is State.RESTARTING:
+            raise EngineRestarting("the engine is being restarted", retry_after_seconds=5)
 
     def drain(self) -> None:
         """Take no more jobs; those that are in go on."""
-        self.state = State.DRAINING
+        self._is_draining = True
 
     async def stop(self) -> None:
-        """Cancel what is left and wait for the engine to end."""
+        """Cut off what is left and wait for the engine to end; may come twice."""
         self.drain()
         if self._starting:
             self._starting.cancel()
             await asyncio.wait([self._starting])
-        if self._engine:
-            await asyncio.to_thread(self._engine.stop)
+        await self._host.stop()
 
     async def submit(self, job: Job) -> AsyncGenerator[Event, None]:
         """Run a job and yield its events, Finished last; leaving the iteration cancels the job.
@@ -121,47 +184,10 @@ class Client:
             EngineError: The engine is busy, not ready, draining, or failed.
         """
         self.check_ready()
-        async with contextlib.aclosing(self._events(self._open_engine(), job)) as events:
-            async for event in events:
-                yield event
-
-    async def _start(self) -> None:
-        begun = time.perf_counter()
-        model = await asyncio.to_thread(self._load)
-        self._engine = Engine(model, self._config)
-        self._engine.start()
-        for job in warm_up_jobs(model.family.capabilities):
-            async for _ in self._events(self._engine, job):
-                pass
-        if self._observer:
-            self._engine.watch(self._observer)
-        if self.state is State.LOADING:
-            self.state = State.READY
-        log.info("ready", extra={"model": self.model_id, "seconds": round(time.perf_counter() - begun, 3)})
-
-    def _note_start(self, starting: asyncio.Task[None]) -> None:
-        if starting.cancelled() or not (error := starting.exception()):
-            return
-        self.state = State.FAILED
-        log.error("model not loaded: %s", error, extra={"model": self.model_id})
-
-    def _open_engine(self) -> Engine:
-        if self._engine is None:
-            raise EngineNotReady("the model is not loaded yet", retry_after_seconds=2)
-        return self._engine
-
-    async def _events(self, engine: Engine, job: Job) -> AsyncGenerator[Event, None]:
-        loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
-
-        def tell(event: Event) -> None:
-            # The loop may have been closed under a client that left without stopping us.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(events.put_nowait, event)
-
-        course = await asyncio.to_thread(engine.plan, job)
-        engine.enter(job, course, tell)
+        self._num_inside += 1
         try:
+            await self._host.submit(job, events.put_nowait)
             while True:
                 event = await events.get()
                 if isinstance(event, Failed):
@@ -170,16 +196,15 @@ class Client:
                 if isinstance(event, Finished):
                     return
         finally:
-            engine.cancel(job.id)
+            self._num_inside -= 1
+            self._host.cancel(job.id)
 
+    async def _start(self) -> None:
+        begun = time.perf_counter()
+        await self._host.start()
+        log.info("ready", extra={"model": self.model_id, "seconds": round(time.perf_counter() - begun, 3)})
 
-def warm_up_jobs(can: Capabilities) -> list[Job]:
-    """Return the smallest job of every task, so that the first caller does not pay for first-time work."""
-    image = Image.new("RGB", (can.default_size.width, can.default_size.height))
-    seen = (image,) if can.max_images else ()
-    works: dict[str, Drawing | Question] = {
-        "generate": Drawing(prompt="warm up", num_inference_steps=1, seed=0),
-        "edit": Drawing(prompt="warm up", num_inference_steps=1, seed=0, images=(image,)),
-        "understand": Question(turns=(Turn("user", (*seen, "warm up")),), max_tokens=1),
-    }
-    return [Job(id=f"warm-up-{task}", work=works[task]) for task in can.tasks]
+    def _note_start(self, starting: asyncio.Task[None]) -> None:
+        if starting.cancelled() or not (error := starting.exception()):
+            return
+        log.error("model not loaded: %s", error, extra={"model": self.model_id})

@@ -65,7 +65,7 @@ class EngineConfig:
 
 
 class Observer(Protocol):
-    """Who counts what the engine does; called on its thread."""
+    """Who counts what the engine does; called on one thread, the engine's or the event loop's."""
 
     def waited(self, seconds: float) -> None:
         """Take note of a job that leaves the queue for the device."""
@@ -83,6 +83,10 @@ class Observer(Protocol):
         """Take note of a job that was cancelled, where, and of the work that was for nothing."""
         ...
 
+    def restarted(self) -> None:
+        """Take note of an engine that ended by itself and is started again."""
+        ...
+
 
 class Unobserved:
     """Counts nothing."""
@@ -97,6 +101,9 @@ class Unobserved:
         """Count nothing."""
 
     def cancelled(self, stage: str, wasted_seconds: float) -> None:
+        """Count nothing."""
+
+    def restarted(self) -> None:
         """Count nothing."""
 
 
@@ -137,6 +144,7 @@ class Engine:
         self._scheduler = Scheduler(config.scheduling, self.costs)
         self._contexts = PrefixCache(model.family, max_bytes=config.max_cache_bytes)
         self._is_stopping = False
+        self._step_begun: float | None = None
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
 
     @property
@@ -148,6 +156,17 @@ class Engine:
     def num_running(self) -> int:
         """Jobs that have begun."""
         return sum(ticket.has_begun for ticket in list(self._tickets.values()))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether jobs still move; a fault of ours can end the worker."""
+        return self._worker.is_alive()
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the step on the device has taken so far; 0 between steps."""
+        begun = self._step_begun
+        return 0.0 if begun is None else perf_counter() - begun
 
     def watch(self, observer: Observer) -> None:
         """Let an observer count from now on."""
@@ -306,11 +325,11 @@ class Engine:
 
     def _run(self, step: Step, tickets: list[Ticket]) -> None:
         """Run one step and tell what came of it."""
-        begun = perf_counter()
+        self._step_begun = begun = perf_counter()
         self._attempt(step.stage, tickets)
-        if self.model.device.startswith("cuda"):
+        if self.model.card.device.startswith("cuda"):
             # Launches return before their work is done: a step's time would be told too early.
-            torch.cuda.synchronize(self.model.device)
+            torch.cuda.synchronize(self.model.card.device)
         now = perf_counter()
         previews = self._previews(tickets) if step.stage == "denoise" else []
         for ticket, share in zip(tickets, step.shares, strict=True):
@@ -328,6 +347,7 @@ class Engine:
                 if not ticket.is_cancelled:
                     ticket.emit(preview)
             self._sweep()
+        self._step_begun = None
 
     def _previews(self, tickets: Sequence[Ticket]) -> list[tuple[Ticket, Preview]]:
         """Return the rough looks that are due after a step."""

@@ -5,6 +5,7 @@ EngineError
 │   ├── EngineBusy             as many jobs wait as may wait
 │   ├── DeadlineUnreachable    it would come too late, even alone on the device
 │   ├── EngineNotReady         weights are not loaded or not warmed up
+│   ├── EngineRestarting       it ended by itself and is on its way up again
 │   └── EngineDraining         on its way down
 ├── DeadlineExceeded           it was not done in time
 ├── InsufficientMemory         this job alone did not fit
@@ -38,6 +39,10 @@ class DeadlineUnreachable(EngineUnavailable):
 
 class EngineNotReady(EngineUnavailable):
     """Weights are not loaded or not warmed up."""
+
+
+class EngineRestarting(EngineUnavailable):
+    """The engine ended by itself, with all jobs that were in it, and is on its way up again."""
 
 
 class EngineDraining(EngineUnavailable):

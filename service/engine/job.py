@@ -1,11 +1,11 @@
-"""What is asked of the engine, and the events that come back; plain data that could cross a process."""
+"""What is asked of the engine, and what comes back: plain data that crosses processes, but for the family."""
 
 from dataclasses import dataclass
 
 from PIL.Image import Image
 
 from model.drawing import Drawing, Drawn
-from model.family import Family
+from model.family import Capabilities, Family
 from model.prompt import Task
 from model.question import Answered, Question
 from model.request import Progress
@@ -22,6 +22,7 @@ class Job:
         tenant: Whose share of the device it uses.
         deadline_seconds: After its submission; it is refused or cut off rather than late.
         num_previews: Rough looks at a picture in the making, spread over its steps.
+        is_repeatable: It may be run again, its events from the start, when the engine ended under it.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Job:
     priority: Priority = "interactive"
     deadline_seconds: float | None = None
     num_previews: int = 0
+    is_repeatable: bool = False
 
     @property
     def task(self) -> Task:
@@ -86,8 +88,8 @@ Event = Progress | Preview | Finished | Failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
-    """A family in memory, and what a receipt says of it.
+class ModelCard:
+    """What a loaded model is, and what a receipt says of it.
 
     Attributes:
         id: Its name on the wire.
@@ -96,8 +98,16 @@ class LoadedModel:
     """
 
     id: str
-    family: Family
+    capabilities: Capabilities
     weights_hash: str
     device: str
     dtype: str
     backend: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A family in memory, which stays with the engine, and its card, which goes where it is asked for."""
+
+    card: ModelCard
+    family: Family

@@ -85,5 +85,5 @@ def respond(service: Service, job: Job, asked: DrawingBody, finished: Finished) 
         (file,) = image_files(asked, drawn)
         headers = {"X-Seed": str(drawn.seeds[0]), "X-Model": service.client.model_id}
         return Response(file, media_type=f"image/{asked.output_format}", headers=headers)
-    answer = images_answer(service.client.model, job, asked, finished)
+    answer = images_answer(service.client.card, job, asked, finished)
     return Response(answer.model_dump_json(), media_type="application/json")

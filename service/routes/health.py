@@ -18,7 +18,7 @@ async def livez() -> Health:
 
 @router.get("/readyz")
 async def readyz(service: ReadyServiceDep) -> Health:
-    """Say whether jobs are taken: 503 until the model is loaded and warmed up, and while draining."""
+    """Say whether jobs are taken: 503 until the model is warmed up, while it restarts, and while draining."""
     return Health(status=service.client.state.value)
 
 

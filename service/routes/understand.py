@@ -29,7 +29,7 @@ async def understand(request: Request, service: ReadyServiceDep, request_id: Req
     service.check_model(asked.model)
     job = await asyncio.to_thread(to_job, service, asked, request_id)
     finished = await finish(request, service.client, job)
-    answer = text_answer(service.client.model, job, asked, finished)
+    answer = text_answer(service.client.card, job, asked, finished)
     return Response(answer.model_dump_json(), media_type="application/json")
 
 

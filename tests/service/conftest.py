@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
+from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.loading import load_model
 from service.settings import Settings
@@ -60,7 +61,8 @@ def make_client() -> Callable[..., Client]:
     """Return a function from a loaded model to a client that has not started."""
 
     def make(model: LoadedModel, *, max_waiting: int = 4) -> Client:
-        return Client(lambda: model, EngineConfig(max_waiting=max_waiting), model_id=model.id)
+        host = InlineEngine(lambda: model, EngineConfig(max_waiting=max_waiting))
+        return Client(host, model_id=model.card.id)
 
     return make
 

@@ -12,8 +12,8 @@ def test_an_answer_says_which_weights_made_it_and_how(loaded: LoadedModel) -> No
     timings = Timings(
         queue_seconds=1, prefill_seconds=2, denoise_seconds=3, decode_seconds=4, device_seconds=5
     )
-    answer = images_answer(loaded, job, asked, Finished(result=drawn, timings=timings))
-    assert answer.receipt.weights_sha256 == loaded.weights_hash
+    answer = images_answer(loaded.card, job, asked, Finished(result=drawn, timings=timings))
+    assert answer.receipt.weights_sha256 == loaded.card.weights_hash
     assert (answer.receipt.seed, answer.receipt.n, answer.receipt.times) == (4, 2, list(drawn.times))
     assert [image.seed for image in answer.images] == [4, 5]
     assert {image.mime_type for image in answer.images} == {"image/webp"}

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import httpx
@@ -87,7 +88,8 @@ def test_understand_writes_the_answer(
         (["understand", "none.png", "a"], "none.png"),
         (["understand", "[/none].png", "a"], "[/none].png"),
         (["serve", "--port", "70000"], "port"),
-        (["serve", "--model", "nowhere", "--port", "0"], "nowhere"),
+        (["serve", "--model", "nowhere", "--port", "0", "--engine", "inline"], "nowhere"),
+        (["serve", "--engine", "steam"], "engine"),
         (["paint"], "paint"),
     ],
 )
@@ -107,17 +109,25 @@ def test_a_fault_of_the_users_is_said_in_a_line(
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_serve_says_where_it_is_answers_and_drains_on_a_signal(
-    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.timeout(300)
+def test_serve_runs_the_engine_in_a_process_of_its_own_and_ends_well_on_a_signal(
+    model_folder: Path, loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
+    tmp_path.chmod(0o500)
     command = [sys.executable, "-m", "service", "serve", "--port", "0", "--model", str(model_folder)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         assert process.stderr
         lines = iter(process.stderr.readline, "")
         found = next(match for line in lines if (match := re.search(r"ready at (http://\S+)", line)))
-        answer = httpx.post(f"{found[1]}/v1/generate", json={"prompt": "a", "num_inference_steps": 1})
+        body = {"prompt": "a", "seed": 3, "num_inference_steps": 2, "response_format": "binary"}
+        answer = httpx.post(f"{found[1]}/v1/generate", json=body, timeout=60)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
-    assert answer.status_code == 200
-    assert process.returncode == -signal.SIGTERM
+        process.communicate(timeout=60)
+    drawn = draw(loaded.family, Drawing(prompt="a", seed=3, num_inference_steps=2))
+    with Image.open(BytesIO(answer.content)) as image:
+        assert image.tobytes() == drawn.images[0].tobytes()
+    assert len(children) == 1
+    assert not Path(f"/proc/{children[0]}").exists()
+    assert process.returncode == 0

@@ -243,10 +243,10 @@ def test_a_fault_of_ours_says_nothing_of_itself(
 
 
 def test_a_full_queue_says_when_to_come_back(gated_web: TestClient, gated: Any) -> None:
-    def refuse(*job: Any) -> None:
+    async def refuse(*job: Any) -> None:
         raise engine_errors.EngineBusy("full", retry_after_seconds=7)
 
-    gated_web.app.state.service.client._engine.enter = refuse  # type: ignore[attr-defined]
+    gated_web.app.state.service.client._host.submit = refuse  # type: ignore[attr-defined]
     answer = gated_web.post(GENERATE, json={"prompt": "a"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
     assert answer.json()["error"]["type"] == "rate_limit_error"

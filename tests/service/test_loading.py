@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -10,9 +11,9 @@ from service.settings import Settings
 
 def test_a_loaded_model_says_what_it_is(model_folder: Path) -> None:
     loaded = load_model(Settings(model=str(model_folder)))
-    assert loaded.id == model_folder.name
-    assert loaded.weights_hash == weights_hash(model_folder)
-    assert (loaded.device, loaded.dtype) == ("cpu", "float32")
+    assert loaded.card.id == model_folder.name
+    assert loaded.card.weights_hash == weights_hash(model_folder)
+    assert (loaded.card.device, loaded.card.dtype) == ("cpu", "float32")
 
 
 def test_the_id_is_the_last_part_of_the_name() -> None:
@@ -26,7 +27,10 @@ def test_a_device_that_is_not_there_is_refused(model_folder: Path, monkeypatch: 
         load_model(Settings(model=str(model_folder), device="cuda:0"))
 
 
-def test_a_client_is_made_without_loading_anything(tmp_path: Path) -> None:
-    assert create_client(Settings(model=str(tmp_path / "none"))).model_id == "none"
+@pytest.mark.parametrize("engine", ["process", "inline"])
+def test_a_client_is_made_without_loading_anything(
+    tmp_path: Path, engine: Literal["process", "inline"]
+) -> None:
+    assert create_client(Settings(model=str(tmp_path / "none"), engine=engine)).model_id == "none"
     with pytest.raises(BadCheckpoint):
         load_model(Settings(model=str(tmp_path / "none")))

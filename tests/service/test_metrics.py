@@ -35,6 +35,12 @@ def test_steps_are_counted_one_by_one_and_prefill_and_decode_once_a_job(gated_we
     assert counted['hbridge_device_seconds_total{task="generate"}'] > 0
 
 
+def test_restarts_of_the_engine_are_counted() -> None:
+    metrics = Metrics()
+    metrics.restarted()
+    assert b"hbridge_engine_restarts_total 1.0" in metrics.render()
+
+
 def test_two_apps_count_apart() -> None:
     one, other = Metrics(), Metrics()
     one.rejected("queue_full")

@@ -7,6 +7,7 @@ from typing import Any
 from service.app import create_app
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
+from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.openapi import body_schemas
 from service.schemas.drawing import EditRequest
@@ -20,7 +21,7 @@ def no_model() -> LoadedModel:
 
 
 def current() -> dict[str, Any]:
-    return create_app(Settings(), Client(no_model, EngineConfig(), model_id="any")).openapi()
+    return create_app(Settings(), Client(InlineEngine(no_model, EngineConfig()), model_id="any")).openapi()
 
 
 def test_the_api_is_what_it_was() -> None:

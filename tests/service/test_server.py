@@ -11,6 +11,7 @@ import pytest
 from model.errors import BadCheckpoint
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
+from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.server import Server
 from service.settings import Settings
@@ -36,6 +37,10 @@ class Running:
 
     def __exit__(self, *_: object) -> None:
         self.server.should_exit = True
+        self.join()
+
+    def join(self) -> None:
+        """Wait for the server to end."""
         self._thread.join(20)
         assert not self._thread.is_alive()
 
@@ -47,7 +52,7 @@ def client(gated_model: LoadedModel, make_client: Callable[..., Client]) -> Clie
 
 @pytest.fixture
 def running(client: Client, gated: Any, wait_until: Callable[..., None]) -> Iterator[Running]:
-    with Running(Server(Settings(port=0, shutdown_seconds=5, max_body_bytes=10_000), client)) as running:
+    with Running(Server(Settings(port=0, drain_seconds=5, max_body_bytes=10_000), client)) as running:
         wait_until(lambda: bool(running.greetings))
         gated.num_calls = 0
         yield running
@@ -141,24 +146,55 @@ def test_a_shutdown_lets_running_jobs_finish_and_takes_no_more(
     answers: list[httpx.Response] = []
     other = asking(running, answers)
     wait_until(lambda: gated.num_calls == 1)
-    with httpx.Client() as kept:
-        assert kept.get(f"{running.server.url}/livez").status_code == 200
-        client.drain()
-        assert kept.get(f"{running.server.url}/readyz").status_code == 503
-        assert (
-            kept.post(f"{running.server.url}/v1/generate", json={"prompt": "b"}).json()["error"]["code"]
-            == "draining"
-        )
     running.server.handle_exit(15, None)
+    assert httpx.get(f"{running.server.url}/livez").status_code == 200
+    for refused in (
+        httpx.get(f"{running.server.url}/readyz"),
+        httpx.post(f"{running.server.url}/v1/generate", json={"prompt": "b"}),
+    ):
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    assert not client.is_idle
     gated.gate.set()
     other.join(20)
     assert answers[0].status_code == 200
+    running.join()
+
+
+def test_a_shutdown_cuts_off_what_does_not_finish_in_time(
+    client: Client, gated: Any, wait_until: Callable[..., None]
+) -> None:
+    with Running(Server(Settings(port=0, drain_seconds=0.2), client)) as running:
+        wait_until(lambda: bool(running.greetings))
+        gated.num_calls = 0
+        gated.gate.clear()
+        answers: list[httpx.Response] = []
+        other = asking(running, answers)
+        wait_until(lambda: gated.num_calls == 1)
+        running.server.handle_exit(15, None)
+        threading.Timer(0.5, gated.gate.set).start()
+        other.join(20)
+        assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (503, "draining")
+        running.join()
+
+
+def test_a_second_signal_does_not_wait(
+    running: Running, client: Client, gated: Any, wait_until: Callable[..., None]
+) -> None:
+    gated.gate.clear()
+    other = asking(running, [])
+    wait_until(lambda: gated.num_calls == 1)
+    running.server.handle_exit(15, None)
+    assert not running.server.should_exit
+    running.server.handle_exit(15, None)
+    assert running.server.should_exit
+    gated.gate.set()
+    other.join(20)
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server() -> None:
     def load() -> LoadedModel:
         raise BadCheckpoint("missing everything")
 
-    server = Server(Settings(port=0), Client(load, EngineConfig(), model_id="none"))
+    server = Server(Settings(port=0), Client(InlineEngine(load, EngineConfig()), model_id="none"))
     with pytest.raises(BadCheckpoint, match="everything"):
         asyncio.run(server.run_until_stopped(lambda url: None))

@@ -21,6 +21,8 @@ def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> No
         {"dtype": "int8"},
         {"max_waiting": -1},
         {"log_format": "xml"},
+        {"engine": "steam"},
+        {"max_step_seconds": 0},
         {"prt": 1},
     ],
 )

@@ -13,6 +13,7 @@ from model.family import Size
 from service.app import create_app
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
+from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.loading import load_model
 from service.settings import Settings
@@ -108,7 +109,7 @@ def loaded(model_folder: Path) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def web(loaded: LoadedModel) -> Iterator[TestClient]:
-    client = Client(lambda: loaded, EngineConfig(), model_id=loaded.id)
+    client = Client(InlineEngine(lambda: loaded, EngineConfig()), model_id=loaded.card.id)
     with TestClient(create_app(Settings(), client)) as web:
         yield web
 

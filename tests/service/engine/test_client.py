@@ -8,9 +8,10 @@ import pytest
 from model.drawing import Drawing
 from model.errors import BadCheckpoint
 from model.request import Progress
-from service.engine.client import Client, State, warm_up_jobs
+from service.engine.client import Client, State
 from service.engine.engine import EngineConfig
 from service.engine.errors import EngineDraining, EngineNotReady
+from service.engine.inline import InlineEngine
 from service.engine.job import Finished, Job, LoadedModel
 
 JOB = Job(id="a", work=Drawing(prompt="a", seed=1, num_inference_steps=3))
@@ -86,7 +87,7 @@ def test_a_model_that_cannot_be_loaded_is_told_to_who_waits_for_it() -> None:
         raise BadCheckpoint("missing everything")
 
     async def walk() -> None:
-        client = Client(load, EngineConfig(), model_id="none")
+        client = Client(InlineEngine(load, EngineConfig()), model_id="none")
         await client.start()
         with pytest.raises(BadCheckpoint, match="everything"):
             await client.ready()
@@ -114,8 +115,3 @@ def test_stop_ends_a_warm_up_that_has_not_ended(
         assert client.num_running == 0
 
     asyncio.run(walk())
-
-
-def test_warm_up_has_a_job_for_every_task(loaded: LoadedModel) -> None:
-    can = loaded.family.capabilities
-    assert [job.task for job in warm_up_jobs(can)] == list(can.tasks)

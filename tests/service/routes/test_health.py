@@ -8,6 +8,7 @@ from model.errors import BadCheckpoint
 from service.app import create_app
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
+from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.settings import Settings
 
@@ -42,13 +43,23 @@ def test_draining_is_not_ready(gated_web: TestClient) -> None:
     assert gated_web.get("/livez").status_code == 200
 
 
+def test_an_engine_on_its_way_up_again_is_not_ready(
+    gated_web: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InlineEngine, "is_up", False)
+    for answer in (gated_web.get("/readyz"), gated_web.post("/v1/generate", json={"prompt": "a"})):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_restarting")
+        assert int(answer.headers["retry-after"]) >= 1
+    assert gated_web.get("/livez").status_code == 200
+
+
 def test_a_model_that_cannot_be_loaded_is_never_ready(
     wait_until: Callable[..., None], settings: Settings
 ) -> None:
     def load() -> LoadedModel:
         raise BadCheckpoint("missing everything")
 
-    client = Client(load, EngineConfig(), model_id="none")
+    client = Client(InlineEngine(load, EngineConfig()), model_id="none")
     with TestClient(create_app(settings, client)) as web:
         wait_until(lambda: "could not" in web.get("/readyz").json()["error"]["message"])
         assert web.get("/livez").json() == {"status": "alive"}

@@ -1,0 +1,163 @@
+"""The engine's own process, seen from inside: an inline engine at the end of a line.
+
+Loads what the first message says, then takes jobs in and tells what becomes of them. Ends when it is told to,
+when the engine's thread has died, and when nobody is left to work for.
+"""
+
+import asyncio
+import ctypes
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import zmq.asyncio
+
+from model.drawing import Drawn
+from model.errors import ModelError
+from model.question import Answered
+from service.engine.cost import Load, Stage
+from service.engine.engine import Engine
+from service.engine.errors import EngineError, JobFailed
+from service.engine.inline import InlineEngine
+from service.engine.job import Failed, Job, Timings
+from service.engine.peer import Peer, encode
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 0.25
+PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """Serves one line: jobs in, events out.
+
+    Args:
+        host: The engine behind it; `run` starts it.
+    """
+
+    def __init__(self, peer: Peer, host: InlineEngine) -> None:
+        self._peer = peer
+        self._host = host
+        self._entering: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Bring the engine up, then work until told to stop or until the engine's thread has died."""
+        self._host.watch(Reporter(partial(asyncio.get_running_loop().call_soon_threadsafe, self.tell)))
+        try:
+            await self._host.start()
+        except Exception as error:
+            self.tell("failed", portable(error))
+            await asyncio.Event().wait()  # to be killed by who has read it
+        assert self._host.engine, "a host that has started has an engine"
+        self.tell("ready", self._host.card)
+        work = [asyncio.create_task(each) for each in (self._listen(), self._beat(self._host.engine))]
+        done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+        for task in work:
+            task.cancel()
+        await self._host.stop()
+        done.pop().result()
+
+    def tell(self, *message: Any) -> None:
+        """Send a message."""
+        self._peer.send(encode(message))
+
+    async def _listen(self) -> None:
+        while True:
+            match await self._peer.receive():
+                case "submit", job:
+                    self._entering[job.id] = asyncio.create_task(self._enter(job))
+                case "cancel", job_id:
+                    if entering := self._entering.pop(job_id, None):
+                        entering.cancel()
+                    self._host.cancel(job_id)
+                case ("stop",):
+                    return
+
+    async def _enter(self, job: Job) -> None:
+        try:
+            await self._host.submit(job, lambda event: self.tell("event", job.id, event))
+        except Exception as error:
+            self.tell("event", job.id, Failed(error=portable(error)))
+        else:
+            self.tell("admitted", job.id)
+        finally:
+            self._entering.pop(job.id, None)
+
+    async def _beat(self, engine: Engine) -> None:
+        """Say how long the present step has taken, as long as the engine lives."""
+        while engine.is_alive:
+            self.tell("beat", engine.step_seconds)
+            await asyncio.sleep(BEAT_SECONDS)
+        log.error("the engine's thread has died")
+
+
+class Reporter:
+    """Lets the other end count; what finishes is counted there when it comes."""
+
+    def __init__(self, tell: Callable[..., object]) -> None:
+        self._tell = tell
+
+    def waited(self, seconds: float) -> None:
+        """Report a job that leaves the queue for the device."""
+        self._tell("observed", "waited", (seconds,))
+
+    def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
+        """Report a packed step."""
+        self._tell("observed", "stepped", (stage, load, seconds))
+
+    def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
+        """Leave it to the event."""
+
+    def cancelled(self, stage: str, wasted_seconds: float) -> None:
+        """Report a job that was cancelled."""
+        self._tell("observed", "cancelled", (stage, wasted_seconds))
+
+    def restarted(self) -> None:
+        """Leave it to the other end."""
+
+
+def portable(error: Exception) -> Exception:
+    """Return an error that may cross: those that callers know as they are, all others as a fault of ours."""
+    if isinstance(error, ModelError | EngineError):
+        return error
+    log.error("the engine failed", exc_info=error)
+    return JobFailed("internal error")
+
+
+async def serve(address: str) -> None:
+    """Go to who waits at an address and work for them."""
+    with zmq.asyncio.Context() as context, Peer(context) as peer:
+        peer.connect(address)
+        load, config = await peer.receive()
+        await Child(peer, InlineEngine(load, config)).run()
+
+
+def end_with_parent() -> None:
+    """Let this process end as soon as its parent has, whose end closes standard input."""
+    if sys.platform == "linux":
+        # Even when the interpreter is stuck in a call that keeps its lock.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_at_end_of_input, name="parent", daemon=True).start()
+
+
+def _end_at_end_of_input() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+def main(address: str) -> None:
+    """Be the engine's process."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # They may come to all processes of a unit; the parent drains, then says stop.
+        signal.signal(number, signal.SIG_IGN)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
+    end_with_parent()
+    asyncio.run(serve(address))
