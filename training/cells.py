@@ -19,27 +19,21 @@ from training.world import CELL, COLOURS, RADII, REGIONS, SHAPES, Scene, region
 
 MAX_SIDE = 16
 """Cells along a side of the largest picture."""
-PLACES = tuple(map(str, range(MAX_SIDE)))
-VALUES = {
-    "shape": SHAPES,
-    "colour": COLOURS,
-    "size": tuple(RADII),
-    "region": tuple(name for row in REGIONS for name in row),
-    "row": PLACES,
-    "column": PLACES,
-}
-"""What is said of a cell: of the thing in it, and where the cell itself lies. Rotary positions are relative:
-a vision tower that no one asks for places keeps none, and answers about left and right are guesses."""
+SIDE = tuple(map(str, range(MAX_SIDE)))
+KINDS = {"shape": SHAPES, "colour": COLOURS, "size": tuple(RADII)}
+"""What is said of the thing in a cell."""
+PLACES = {"region": tuple(name for row in REGIONS for name in row), "row": SIDE, "column": SIDE}
+"""Where the thing, and the cell itself, lies. The vision tower cannot know: its positions are relative, and
+on a plain ground all that it could compare looks alike. The decoder can, from where the image begins."""
+VALUES = KINDS | PLACES
 
 
 class Cells(nn.Module):
     """A linear head for each attribute of what stands in a cell."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, values: Mapping[str, Sequence[str]] = KINDS) -> None:
         super().__init__()
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(width, len(values) + 1) for name, values in VALUES.items()}
-        )
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(each) + 1) for name, each in values.items()})
 
     def forward(self, features_TC: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
         """Return the mean loss; cells with something in them weigh five times as much as empty ones."""

@@ -2,10 +2,12 @@
 
 Four kinds of lesson: questions about a picture (several at once, each blind to the others), descriptions of
 pictures, the meaning of prompts without a picture, and the outcome of instructions on a picture. Besides,
-two parts that are thrown away later ask what stands in each cell of a picture: one asks the vision tower,
-which at this size finds shapes very late without it; the other asks the bridged layers' keys and values.
+parts that are thrown away later ask what stands in each cell of a picture: one asks the vision tower, which
+at this size finds shapes very late without it; one asks the bridged layers' keys and values as the generation
+side will; and one asks the values of image tokens for their place, without which answers about places stay
+guesses.
 
-Shapes: T packed tokens or cells, C width, R rows, V vocabulary.
+Shapes: T packed tokens or cells, C width, R rows, V vocabulary, P bridged layers, K key heads, D head dim.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,12 +32,12 @@ from model.qwen_vl.token_prompt import TokenPrompt
 from model.qwen_vl.tokenizer import Tokenizer
 from training.canvas import Canvas
 from training.captions import CAPTIONS
-from training.cells import Cells, Reader, cell_labels
+from training.cells import PLACES, Cells, Reader, cell_labels
 from training.edits import EDITS
 from training.english import parse
 from training.questions import SCORED_QUESTIONS, Query, question
 from training.sheets import Sheet
-from training.world import BACKGROUNDS, Scene, build, random_kind, render
+from training.world import BACKGROUNDS, CELL, Scene, build, random_kind, render
 
 SIZES = ((64, 64), (64, 64), (64, 64), (96, 64), (64, 96))
 ASSISTANT = "<|im_start|>assistant\n"
@@ -166,8 +168,10 @@ class UnderstandingStage:
         self.expert.use_backend("plain")
         self.cells = Cells(self.expert.config.hidden_size)
         self.reader = Reader(self.expert.config, bridged)
+        width = self.expert.config.num_key_value_heads * self.expert.config.head_dim
+        self.places = nn.ModuleList(Cells(width, PLACES) for _ in bridged)
         self.module: nn.Module = nn.ModuleDict(
-            {"expert": self.expert, "cells": self.cells, "reader": self.reader}
+            {"expert": self.expert, "cells": self.cells, "reader": self.reader, "places": self.places}
         )
         self.cell_pictures, self.readings, self.calm = cell_pictures, readings, calm
         self.tokenizer = tokenizer
@@ -188,7 +192,7 @@ class UnderstandingStage:
         names = ("answers", "description", "meaning", "outcome")
         losses = dict(zip(names, (*self.learn(asked), *self.learn(*told)), strict=True))
         losses["cells"], size = self._see_cells(rng, self.cell_pictures * batch)
-        losses["readings"] = self._read_cells(rng, self.readings * batch)
+        losses["readings"], losses["places"] = self._read_cells(rng, self.readings * batch)
         total = sum(losses.values()) + losses["answers"] + self.calm * size
         figures = losses | {"feature_size": size.sqrt()}
         return total, {name: value.item() for name, value in figures.items()}
@@ -202,10 +206,14 @@ class UnderstandingStage:
         loss = self.cells(features_TC, cell_labels(scenes, vision.merged_size))
         return loss, features_TC.float().square().mean()
 
-    def _read_cells(self, rng: Random, count: int) -> Tensor:
-        """Return the loss on what the pictures will show that captions and instructions ask for."""
+    def _read_cells(self, rng: Random, count: int) -> tuple[Tensor, Tensor]:
+        """Return the loss on what the pictures will show that captions and instructions ask for.
+
+        And the loss on where the cells of the pictures to edit lie.
+        """
         prompts: list[Prompt] = []
         scenes: list[Scene] = []
+        befores: list[Scene] = []
         for _ in range(count):
             caption = rng.choice(list(CAPTIONS.values()))(rng, Canvas())
             prompts.append(Prompt.draw(caption.text))
@@ -214,10 +222,18 @@ class UnderstandingStage:
             edit = rng.choice(list(EDITS.values()))(rng, Canvas())
             prompts.append(Prompt.draw(edit.text, (render(edit.before),)))
             scenes.append(edit.after)
+            befores.append(edit.before)
         encoded = [self.processor.encode(prompt) for prompt in prompts]
         contexts = self.expert.prefill(encoded, keep=self.reader.layers)
-        loss: Tensor = self.reader(PackedContexts.of(contexts, self.reader.layers), scenes)
-        return loss
+        packed = PackedContexts.of(contexts, self.reader.layers)
+        image_token = self.expert.config.image_token_id
+        tokens_U = torch.tensor([token for prompt in encoded for token in prompt.tokens])
+        labels = cell_labels(befores, CELL)
+        places = [
+            cells(values_UKD[tokens_U == image_token].flatten(1), labels)
+            for cells, values_UKD in zip(self.places, packed.values, strict=True)
+        ]
+        return self.reader(packed, scenes), torch.stack(places).mean()
 
     def learn(self, *groups: Sequence[Lesson]) -> list[Tensor]:
         """Read all groups of lessons in one call; return the mean loss over each group's learnt tokens."""
