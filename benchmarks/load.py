@@ -12,9 +12,10 @@ import base64
 import io
 import math
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from random import Random
@@ -27,6 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.live import Live
 from rich.table import Table
 
+from benchmarks.clock import quantile
 from training.canvas import Canvas
 from training.captions import CAPTIONS
 from training.edits import EDITS
@@ -40,8 +42,7 @@ TASKS = ("generate", "edit", "understand")
 QUANTILES = (0.5, 0.95, 0.99)
 BURST = 8
 AT_ONCE = 16
-NUM_CAPACITY = 200
-"""Requests in the closed loop that finds the capacity."""
+"""Requests under way in the closed loop that finds the capacity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,7 @@ class Run:
             mine = [each for each in self.outcomes if each.task == task]
             counts = Counter(_kind(each.status) for each in mine)
             totals = [each.total for each in mine if each.status == 200]
-            row = (f"{quantile(totals, q):.2f} s" for q in QUANTILES)
+            row = (f"{quantile(totals, q):.2f} s" if totals else "none" for q in QUANTILES)
             table.add_row(task, str(counts["done"]), str(counts["refused"]), str(counts["failed"]), *row)
         return table
 
@@ -157,20 +158,13 @@ class Run:
             "total": [each.total for each in done],
         }
         return {
-            name: {f"p{q * 100:.0f}": round(quantile(values, q), 4) for q in QUANTILES}
+            name: {f"p{q * 100:.0f}": round(quantile(values, q), 4) for q in QUANTILES} if values else {}
             for name, values in columns.items()
         }
 
 
 def _kind(status: int) -> str:
     return "done" if status == 200 else "refused" if status in (429, 503) else "failed"
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that this share of the values does not exceed; nan of none."""
-    if not values:
-        return math.nan
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 async def shoot(client: httpx.AsyncClient, shot: Shot, run: Run) -> None:
@@ -228,12 +222,14 @@ class Campaign:
     """What is run against which service.
 
     Attributes:
+        num_capacity: Requests in the closed loop that finds the capacity.
         seconds: For which requests arrive, in each open loop.
         shares: Of the capacity, one open loop each.
     """
 
     url: str
     mix: Mix
+    num_capacity: int = 200
     seconds: float = 60.0
     shares: tuple[float, ...] = (0.5, 1.0, 2.0)
     arrivals: Arrivals = "poisson"
@@ -247,26 +243,27 @@ async def measure(campaign: Campaign) -> tuple[dict[str, Any], list[Run]]:
     reports: list[dict[str, Any]] = []
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=campaign.url, timeout=600, limits=limits) as client:
-        shots = draw_shots(rng, mix, rate=NUM_CAPACITY / seconds, seconds=seconds, arrivals="poisson")
+        rate = campaign.num_capacity / seconds
+        shots = draw_shots(rng, mix, rate=rate, seconds=seconds, arrivals="poisson")
         run = Run(title=f"capacity, {AT_ONCE} at once", num_shots=len(shots))
-        capacity = await watched(client, run, closed_loop(client, run, shots, AT_ONCE))
+        capacity = await watched(client, run, partial(closed_loop, client, run, shots, AT_ONCE))
         for share in campaign.shares:
             rate = share * capacity["throughput"]
             shots = draw_shots(rng, mix, rate=rate, seconds=seconds, arrivals=campaign.arrivals)
             run = Run(title=f"{share:g} times capacity", num_shots=len(shots))
-            report = await watched(client, run, open_loop(client, run, shots))
+            report = await watched(client, run, partial(open_loop, client, run, shots))
             reports.append({"share": share, "rate": round(rate, 3), **report})
             runs.append(run)
     about = {"mix": asdict(mix), "arrivals": campaign.arrivals, "seed": campaign.seed}
     return {**about, "capacity": capacity, "runs": reports}, runs
 
 
-async def watched(client: httpx.AsyncClient, run: Run, work: Coroutine[Any, Any, None]) -> dict[str, Any]:
+async def watched(client: httpx.AsyncClient, run: Run, work: Callable[[], Awaitable[None]]) -> dict[str, Any]:
     """Show a run while it goes on; return its figures."""
     before = await device_seconds(client)
     run.begun = perf_counter()
     with Live(run, refresh_per_second=4):
-        await work
+        await work()
     run.seconds = perf_counter() - run.begun
     return run.report(await device_seconds(client) - before)
 
@@ -306,7 +303,7 @@ def page(report: Mapping[str, Any], picture: str) -> str:
     for run in report["runs"]:
         for task in TASKS:
             latency = run["latency"][task].values()
-            cells = [", ".join(f"{value:.2f}" for value in each.values()) for each in latency]
+            cells = [", ".join(f"{value:.2f}" for value in each.values()) or "none" for each in latency]
             lines.append(
                 f"| {run['share']:g} × | {run['throughput']:.2f} | {run['requests'].get('refused', 0)} | "
                 f"{run['device_busy']:.0%} | {task} | {' | '.join(cells)} |"

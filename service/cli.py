@@ -201,7 +201,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
-TRAINING = ("train", "eval")
 
 
 def add_training() -> None:
@@ -212,13 +211,30 @@ def add_training() -> None:
     app.command("eval")(examine)
 
 
+def add_benchmarks() -> None:
+    """Add the commands of the benchmarks package, whose libraries are the extra `bench`."""
+    from benchmarks.cli import app as bench  # noqa: PLC0415 - serving must not need the extra
+
+    app.add_typer(bench, name="bench")
+
+
+# What adds a command, and the extra that it needs.
+ADDED: dict[str, tuple[Callable[[], None], str]] = {
+    "train": (add_training, "train"),
+    "eval": (add_training, "train"),
+    "bench": (add_benchmarks, "bench"),
+}
+
+
 def main() -> None:
     """Run the command line."""
-    if len(sys.argv) > 1 and sys.argv[1] in (*TRAINING, "--help"):
+    asked = sys.argv[1] if len(sys.argv) > 1 else ""
+    wanted = ADDED.values() if asked == "--help" else [ADDED[asked]] if asked in ADDED else []
+    for add, extra in dict.fromkeys(wanted):
         try:
-            add_training()
+            add()
         except ModuleNotFoundError as error:
-            if sys.argv[1] in TRAINING:
-                screen.print(f"[bold red]error:[/] {error}; install hbridge[train]", highlight=False)
+            if asked in ADDED:
+                screen.print(f"[bold red]error:[/] {error}; install hbridge\\[{extra}]", highlight=False)
                 sys.exit(USERS_FAULT)
     app()

@@ -1,0 +1,124 @@
+"""The commands `hbridge bench load`, `hbridge bench engine` and `hbridge bench drill`."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import httpx
+import typer
+from rich.console import Console
+
+from benchmarks import drill as drilling
+from benchmarks import figure as figures
+from benchmarks.engine import Counts, measure_engine
+from benchmarks.load import Arrivals, Campaign, Mix, run_campaign
+from benchmarks.local_server import LocalServer
+from service.cli import settings_with, users_faults
+from service.loading import load_model
+from training.record import invoked, write_record
+
+RESULTS = Path("benchmarks/results")
+MODEL = "hbridge-tiny"
+SHARES = (0.5, 1.0, 2.0)
+MAX_PAUSE_SECONDS = 1.0
+
+app = typer.Typer(help="Measure the service on this machine.", no_args_is_help=True)
+screen = Console(stderr=True)
+
+
+@app.command()
+def load(
+    *,
+    url: Annotated[
+        str | None, typer.Option(help="Of a running service; one of its own is started when left out.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="For which requests arrive, at each share.")] = 60.0,
+    shares: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--shares", min=0.01, help="Of the capacity; 0.5, 1 and 2 when left out, may be repeated."
+        ),
+    ] = None,
+    requests: Annotated[int, typer.Option(min=1, help="Requests that find the capacity.")] = 200,
+    arrivals: Annotated[str, typer.Option(help=" or ".join(get_args(Arrivals)))] = "poisson",
+    seed: Annotated[int, typer.Option(help="Of what is asked, and when.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option(help=f"JSON file; {RESULTS}/load-{MODEL}-ARRIVALS.json when left out.")
+    ] = None,
+) -> None:
+    """Send mixed requests at shares of what the service can do, and draw how long they take."""
+    if arrivals not in get_args(Arrivals):
+        choices = ", ".join(get_args(Arrivals))
+        raise typer.BadParameter(f"{arrivals!r} must be one of {choices}", param_hint="--arrivals")
+    path = output or RESULTS / f"load-{MODEL}-{arrivals}.json"
+    with users_faults(), _served(url) as address:
+        campaign = Campaign(
+            url=address,
+            mix=Mix(),
+            num_capacity=requests,
+            seconds=seconds,
+            shares=tuple(shares or SHARES),
+            arrivals=cast(Arrivals, arrivals),
+            seed=seed,
+        )
+        run_campaign(campaign, path, invoked())
+    _say_where(path)
+
+
+@contextmanager
+def _served(url: str | None) -> Iterator[str]:
+    if url is None:
+        screen.print("starting a server")
+        with LocalServer() as server:
+            yield server.url
+        return
+    try:
+        yield url
+    except httpx.HTTPError as error:
+        raise typer.BadParameter(f"{url}: {error}", param_hint="--url") from error
+
+
+@app.command()
+def engine(
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="A few of each: to see that it works.")] = False,
+    output: Annotated[Path, typer.Option(help="JSON file.")] = RESULTS / "engine-cpu.json",
+) -> None:
+    """Compare the engine with the bare pipeline, in one run."""
+    counts = Counts(**dict.fromkeys(Counts.__annotations__, 2)) if quick else Counts()
+    settings = settings_with(model=MODEL, device="cpu", dtype="float32")
+    measured: list[figures.Figure] = []
+    with users_faults(), screen.status("loading") as status:
+        model = load_model(settings)
+        for each in measure_engine(model, counts):
+            measured.append(each)
+            status.update(f"{each.title}: {each.value:.4g}")
+    about = {"model": MODEL, "weights_hash": model.card.weights_hash, "dtype": settings.dtype}
+    write_record(output, invoked(), {**about, "figures": figures.report(measured)})
+    screen.print(figures.table(measured))
+    _say_where(output)
+
+
+@app.command()
+def drill(
+    *,
+    kills: Annotated[int, typer.Option(min=1, help="Times that the engine's process is killed.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of what is asked, and when it is killed.")] = 0,
+    output: Annotated[Path, typer.Option(help="JSON file.")] = RESULTS / "drill.json",
+) -> None:
+    """Kill the engine's process under load, again and again, and see what the clients get."""
+    with users_faults(), LocalServer(HBRIDGE_MAX_RESTART_PAUSE_SECONDS=str(MAX_PAUSE_SECONDS)) as server:
+        seen = asyncio.run(drilling.run_drill(server, num_kills=kills, seed=seed))
+    about = {"model": MODEL, "clients": drilling.NUM_CLIENTS, "max_pause_seconds": MAX_PAUSE_SECONDS}
+    write_record(output, invoked(), {**about, **seen})
+    drilling.plot(seen["seconds_to_ready"], seen["rss_mib"], output.with_suffix(".png"))
+    screen.print({name: seen[name] for name in ("clean", "checks", "requests", "worst_seconds_to_ready")})
+    _say_where(output)
+    if not seen["clean"]:
+        raise typer.Exit(1)
+
+
+def _say_where(path: Path) -> None:
+    screen.print(f"written to {path}", soft_wrap=True)

@@ -1,0 +1,101 @@
+"""An engine to be measured: jobs go in by hand, and every packed step is written down."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event as Signal
+from time import perf_counter
+from typing import Self
+from uuid import uuid4
+
+from benchmarks.workload import Work
+from service.engine.cost import Load, Stage
+from service.engine.engine import Engine, EngineConfig, Unobserved
+from service.engine.job import Event, Failed, Finished, Job, LoadedModel
+
+PATIENCE_SECONDS = 300
+CACHE_BYTES = EngineConfig().max_cache_bytes
+
+
+def ignore(_: Event) -> None:
+    """Listen to nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A packed step that ran, and when it ended."""
+
+    stage: Stage
+    load: Load
+    seconds: float
+    ended: float = field(default_factory=perf_counter)
+
+
+class Driver(Unobserved):
+    """An engine from start to stop.
+
+    Args:
+        max_cache_bytes: 0 keeps contexts for no longer than they are in use.
+
+    Attributes:
+        steps: All that ran, in order.
+    """
+
+    def __init__(self, model: LoadedModel, *, max_cache_bytes: int = 0) -> None:
+        self.engine = Engine(model, EngineConfig(max_cache_bytes=max_cache_bytes))
+        self.engine.watch(self)
+        self.steps: list[Taken] = []
+
+    def __enter__(self) -> Self:
+        self.engine.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.stop()
+
+    def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
+        """Write a step down."""
+        self.steps.append(Taken(stage=stage, load=load, seconds=seconds))
+
+    def submit(self, job: Job, listen: Callable[[Event], None] = ignore) -> Future[Finished]:
+        """Take a job in; `listen` hears its events on the engine's thread. A cancelled job's never ends."""
+        end: Future[Finished] = Future()
+
+        def emit(event: Event) -> None:
+            listen(event)
+            if isinstance(event, Finished):
+                end.set_result(event)
+            elif isinstance(event, Failed):
+                end.set_exception(event.error)
+
+        self.engine.submit(job, emit)
+        return end
+
+    def run(self, *works: Work) -> list[Finished]:
+        """Submit all at once and wait for all."""
+        ends = [self.submit(to_job(work)) for work in works]
+        return [end.result(PATIENCE_SECONDS) for end in ends]
+
+    @contextmanager
+    def kept_busy(self, works: Sequence[Callable[[], Work]]) -> Iterator[None]:
+        """Keep one job of each kind under way, a new one as soon as it ends."""
+        stopping = Signal()
+
+        def repeat(make: Callable[[], Work]) -> None:
+            while not stopping.is_set():
+                self.run(make())
+
+        with ThreadPoolExecutor(len(works)) as pool:
+            ends = [pool.submit(repeat, make) for make in works]
+            try:
+                yield
+            finally:
+                stopping.set()
+        for end in ends:
+            end.result()
+
+
+def to_job(work: Work) -> Job:
+    """Give a request an id of its own."""
+    return Job(id=uuid4().hex, work=work)

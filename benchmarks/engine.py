@@ -1,0 +1,227 @@
+"""What the engine gives and what it takes, as ratios to the bare pipeline of the same run.
+
+Run by `hbridge bench engine`; writes benchmarks/results/engine-cpu.json. Whatever is compared runs in turns,
+and ratios are of the same turn. Unless the prefix cache is what is measured, it keeps nothing for later, so
+that it flatters nobody.
+"""
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import httpx
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.cancels import measure_cancels
+from benchmarks.clock import in_turns, quantile, ratios, seconds, spread
+from benchmarks.cpu import matrix_rate
+from benchmarks.driver import CACHE_BYTES, Driver
+from benchmarks.figure import Figure
+from benchmarks.first_token import measure_first_token
+from benchmarks.local_server import LocalServer
+from benchmarks.workload import Work, Workload, perform
+from model.drawing import Drawing, plan_drawing
+from model.family import Family, Row
+from service.engine.job import Finished, LoadedModel
+
+NUM_TOGETHER = 8
+ROWS = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How often everything is measured."""
+
+    mixed: int = 4
+    plain: int = 3
+    drawings: int = 15
+    questions: int = 60
+    answers: int = 15
+    first_tokens: int = 100
+    edits: int = 20
+    cancels: int = 100
+
+
+def measure_engine(model: LoadedModel, counts: Counts) -> Iterator[Figure]:
+    """Measure everything, one figure after another."""
+    can = model.card.capabilities
+    workload = Workload(can)
+    plain: list[Work] = [workload.generation() for _ in range(NUM_TOGETHER)]
+    step = profile_step(model.family)
+    for name, works, repeats in (("mixed", workload.mixed(), counts.mixed), ("plain", plain, counts.plain)):
+        figure = measure_packing(model, name, works, repeats)
+        yield replace(figure, details={**figure.details, "step": step})
+    yield measure_alone(model, "generate", workload.generation, counts.drawings)
+    yield measure_alone(model, "edit", workload.edit, counts.drawings)
+    yield measure_alone(model, "understand", workload.question, counts.questions)
+    with LocalServer() as server, httpx.Client(base_url=server.url, timeout=120) as client:
+        yield measure_wire(model.family, client, workload, counts.answers)
+    yield measure_first_token(model, num_questions=counts.first_tokens)
+    yield measure_prefixes(model, workload, counts.edits)
+    yield measure_cancels(model, num_tries=counts.cancels)
+
+
+def measure_packing(model: LoadedModel, name: str, works: Sequence[Work], repeats: int) -> Figure:
+    """Compare requests together with the same ones after each other, in throughput."""
+    with Driver(model) as driver:
+        taken = in_turns(
+            {
+                "together": lambda: driver.run(*works),
+                "one_by_one": lambda: [driver.run(work) for work in works],
+                "pipeline": lambda: [perform(model.family, work) for work in works],
+            },
+            repeats=repeats,
+        )
+    gains = ratios(taken["one_by_one"], taken["together"])
+    return Figure(
+        name=f"packed_{name}",
+        title=f"{len(works)} {name} requests together over one by one, throughput",
+        value=statistics.median(gains),
+        wanted="at least",
+        bar=2.0,
+        details={
+            "spread": spread(gains),
+            "over_pipeline": spread(ratios(taken["pipeline"], taken["together"])),
+            "seconds": {each: spread(values) for each, values in taken.items()},
+        },
+    )
+
+
+@torch.inference_mode()
+def profile_step(family: Family) -> dict[str, object]:
+    """Time one packed step by its number of rows: what packing can save is what a row costs less in it.
+
+    Rows are of generations with all their branches. The floor of a row is its operations at the rate of one
+    large matrix product.
+    """
+    plan = plan_drawing(family, Drawing(prompt="a red circle", seed=0))
+    contexts = family.prefill(list(plan.prompts.values()))
+    num_branches = len(contexts)
+    latents = [family.start(plan.size, (), seed).latent_CYX for seed in range(ROWS[-1])]
+    rows = [Row(latent_CYX=each, time=0.5, context=context) for each in latents for context in contexts]
+    ways = {str(count): partial(family.velocity, rows[:count]) for count in ROWS}
+    medians = {name: statistics.median(each) for name, each in in_turns(ways).items()}
+    most = medians[str(ROWS[-1])]
+    with FlopCounterMode(display=False) as counter:
+        family.velocity(rows[:1])
+    return {
+        "seconds_by_rows": {name: round(each, 5) for name, each in medians.items()},
+        "seconds_of_a_further_row": round((most - medians["1"]) / (ROWS[-1] - 1), 5),
+        "floor_seconds_of_a_row": round(int(counter.get_total_flops()) / matrix_rate(), 5),
+        "most_that_packing_gains": round(ROWS[-1] / num_branches * medians[str(num_branches)] / most, 3),
+    }
+
+
+def measure_alone(model: LoadedModel, task: str, make: Callable[[], Work], repeats: int) -> Figure:
+    """Compare one request through an engine that has nothing else to do with the bare pipeline."""
+    work, ended = make(), list[Finished]()
+    with Driver(model) as driver:
+        taken = in_turns(
+            {
+                "engine": lambda: ended.extend(driver.run(work)),
+                "pipeline": lambda: perform(model.family, work),
+            },
+            repeats=repeats,
+        )
+    costs = ratios(taken["engine"], taken["pipeline"])
+    on_device = [each.timings.device_seconds for each in ended[1:]]
+    return Figure(
+        name=f"alone_{task}",
+        title=f"one {task} in the engine over the pipeline, time",
+        value=statistics.median(costs),
+        wanted="at most",
+        bar=1.03,
+        details={
+            "spread": spread(costs),
+            "seconds": {each: spread(values) for each, values in taken.items()},
+            "beyond_device_seconds": spread(_differences(taken["engine"], on_device), digits=5),
+        },
+    )
+
+
+def measure_wire(family: Family, client: httpx.Client, workload: Workload, repeats: int) -> Figure:
+    """Compare a picture over HTTP with the bare pipeline here, each with words that are new to the server."""
+    drawings = [workload.generation(negative_prompt=f"blurry {i}") for i in range(repeats + 1)]
+    coming = {name: iter(drawings) for name in ("wire", "pipeline")}
+    answers: list[dict[str, Any]] = []
+
+    def post() -> None:
+        response = client.post("/v1/generate", json=_body(next(coming["wire"])))
+        answers.append(response.raise_for_status().json())
+
+    taken = in_turns(
+        {"wire": post, "pipeline": lambda: perform(family, next(coming["pipeline"]))}, repeats=repeats
+    )
+    timings = [each["timings"] for each in answers[1:]]
+    on_device = [each["usage"]["device_seconds"] for each in answers[1:]]
+    stages = {
+        stage: spread([each[stage] for each in timings], digits=5)
+        for stage in ("queue", "prefill", "denoise", "decode", "total")
+    }
+    return Figure(
+        name="wire",
+        title="one generate over HTTP minus the pipeline, medians, s",
+        value=statistics.median(taken["wire"]) - statistics.median(taken["pipeline"]),
+        wanted="at most",
+        bar=0.010,
+        details={
+            "in_the_same_turn": spread(_differences(taken["wire"], taken["pipeline"])),
+            "beyond_device_seconds": spread(_differences(taken["wire"], on_device), digits=5),
+            "beyond_engine_seconds": spread(
+                _differences(taken["wire"], [each["total"] for each in timings]), digits=5
+            ),
+            "seconds": {each: spread(values) for each, values in taken.items()},
+            "server_seconds": stages,
+        },
+    )
+
+
+def _body(drawing: Drawing) -> dict[str, object]:
+    return {"prompt": drawing.prompt, "negative_prompt": drawing.negative_prompt, "seed": drawing.seed}
+
+
+def measure_prefixes(model: LoadedModel, workload: Workload, num_edits: int) -> Figure:
+    """Edit one image again and again, with a cache and without; compare the time of the prefill stage."""
+    first = workload.edit(num_inference_steps=1)
+    edits = [replace(first, prompt=workload.edit().prompt) for _ in range(num_edits)]
+    stages: dict[str, list[Finished]] = {"kept": [], "dropped": []}
+    with Driver(model, max_cache_bytes=CACHE_BYTES) as keeps, Driver(model) as drops:
+        for edit in (first, *edits):
+            for name, driver in (("kept", keeps), ("dropped", drops)):
+                stages[name] += driver.run(edit)
+    again = {name: ended[1:] for name, ended in stages.items()}
+    taken = {name: [each.timings.prefill_seconds for each in ended] for name, ended in again.items()}
+    saved = [1 - each for each in ratios(taken["kept"], taken["dropped"])]
+    kept_seconds, dropped_seconds = (statistics.median(taken[name]) for name in ("kept", "dropped"))
+    encoding = encoding_seconds(model.family, first)
+    return Figure(
+        name="prefix_cache",
+        title="prefill of a further edit that the prefix cache saves, share",
+        value=statistics.median(saved),
+        wanted="at least",
+        bar=0.3,
+        details={
+            "spread": spread(saved),
+            "seconds": {name: spread(values, digits=5) for name, values in taken.items()},
+            "prefilled_tokens": {
+                name: quantile([each.result.usage.prefilled_tokens for each in ended], 0.5)
+                for name, ended in again.items()
+            },
+            "of_which_encoding_the_image": encoding,
+            "saved_of_the_rest": round((dropped_seconds - kept_seconds) / (dropped_seconds - encoding), 4),
+        },
+    )
+
+
+@torch.inference_mode()
+def encoding_seconds(family: Family, edit: Drawing) -> float:
+    """Return what noise and the encoded image of an edit take, a part of its prefill that no cache keeps."""
+    plan = plan_drawing(family, edit)
+    return seconds(lambda: family.start(plan.size, edit.images, plan.seeds[0]))["median"]
+
+
+def _differences(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(above, below, strict=True)]
