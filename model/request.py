@@ -34,12 +34,18 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a request stands: in which stage, and how many of its units are done."""
+    """Where a request stands: in which stage, and how many of its units are done.
+
+    Attributes:
+        text: Of an answer, so far.
+        eta_seconds: Until its end, as far as whoever runs it can tell.
+    """
 
     stage: str
     done: int
     total: int
     text: str = ""
+    eta_seconds: float | None = None
 
 
 Listener = Callable[[Progress], None]

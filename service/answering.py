@@ -107,6 +107,7 @@ def _timings(timings: Timings) -> TimingsData:
         denoise=timings.denoise_seconds,
         decode=timings.decode_seconds,
         total=timings.total_seconds,
+        expected=timings.expected_seconds,
     )
 
 

@@ -39,7 +39,7 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
     metrics.describe(
         model=client.model_id,
         num_running=lambda: client.num_running,
-        num_waiting=lambda: client.num_waiting,
+        status=lambda: client.status,
     )
     client.watch(metrics)
 

@@ -59,11 +59,18 @@ def load_apart(settings: Settings) -> LoadedModel:
 
 def create_client(settings: Settings) -> Client:
     """Make the client of an engine as the settings say; nothing is loaded yet."""
-    config = EngineConfig(max_waiting=settings.max_waiting, num_threads=settings.num_threads)
+    config = EngineConfig(
+        max_waiting=settings.max_waiting,
+        num_threads=settings.num_threads,
+        max_memory_bytes=settings.max_memory_bytes,
+        cost_folder=settings.cache_dir / "costs",
+    )
     if settings.engine == "inline":
         return Client(InlineEngine(partial(load_model, settings), config), model_id=model_id(settings))
     watch = WatchConfig(
-        max_load_seconds=settings.max_load_seconds, max_step_seconds=settings.max_step_seconds
+        max_load_seconds=settings.max_load_seconds,
+        max_step_seconds=settings.max_step_seconds,
+        max_pause_seconds=settings.max_restart_pause_seconds,
     )
     host = EngineProcess(partial(load_apart, settings), config, watch)
     return Client(host, model_id=model_id(settings))

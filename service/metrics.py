@@ -1,14 +1,17 @@
 """What operators see: counters and histograms of one app, in a registry of its own."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from model.drawing import Drawn
 from model.question import Answered
 from service.engine.cost import Load, Stage
-from service.engine.job import Job, Timings
+from service.engine.job import Job, Status, Timings
+from service.engine.scheduler import PRIORITIES, Priority
 
 COUNTS = tuple(2**power for power in range(17))
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -29,11 +32,19 @@ class Metrics:
         self._wasted = self._counter(
             "wasted_device_seconds", "Time on the device of jobs that were cancelled."
         )
+        self._missed = self._counter("deadline_missed", "Jobs cut off at their deadline.")
+        self._steps = self._counter("steps", "Packed flow steps, computed or skipped.", "mode")
+        self._cache_queries = self._counter("prefix_cache_queries", "Prompts asked for.")
+        self._cache_hits = self._counter("prefix_cache_hits", "Prompts of which nothing had to be read.")
         self._restarts = self._counter(
             "engine_restarts", "Times that the engine ended by itself and was started again."
         )
         self._request_seconds = self._histogram("request_seconds", "Arrival to answer.", "task")
         self._queue_seconds = self._histogram("queue_seconds", "Submission to the device.")
+        self._first_seconds = {
+            "token": self._histogram("time_to_first_token_seconds", "Submission to an answer's first token."),
+            "preview": self._histogram("time_to_first_preview_seconds", "Submission to a first preview."),
+        }
         self._step_seconds = {
             "prefill": self._histogram("prefill_seconds", "Understanding side, packed over jobs."),
             "denoise": self._histogram("step_seconds", "One packed flow step."),
@@ -42,15 +53,19 @@ class Metrics:
         self._step_rows = self._histogram("step_rows", "Rows of a packed flow step.", buckets=COUNTS)
         self._step_tokens = self._histogram("step_tokens", "Tokens of a packed flow step.", buckets=COUNTS)
 
-    def describe(self, *, model: str, num_running: Callable[[], int], num_waiting: Callable[[], int]) -> None:
+    def describe(self, *, model: str, num_running: Callable[[], int], status: Callable[[], Status]) -> None:
         """Add what is read when it is asked for."""
-        running = Gauge(
-            "requests_running", "Jobs on the device.", namespace="hbridge", registry=self.registry
+        self._gauge("requests_running", "Jobs on the device.").set_function(num_running)
+        waiting = self._gauge("requests_waiting", "Jobs in the queue.", "priority")
+        for priority in PRIORITIES:
+            waiting.labels(priority=priority).set_function(partial(_num_waiting, status, priority))
+        self._gauge(
+            "queued_device_seconds", "What all jobs that are in still need on the device."
+        ).set_function(lambda: status().queued_device_seconds)
+        self._gauge("prefix_cache_bytes", "Contexts that are kept.").set_function(
+            lambda: status().cache_bytes
         )
-        running.set_function(num_running)
-        waiting = Gauge("requests_waiting", "Jobs in the queue.", namespace="hbridge", registry=self.registry)
-        waiting.set_function(num_waiting)
-        build = Gauge("build_info", "1.", ["version", "model"], namespace="hbridge", registry=self.registry)
+        build = self._gauge("build_info", "1.", "version", "model")
         build.labels(version=version("hbridge"), model=model).set(1)
 
     def render(self) -> bytes:
@@ -75,8 +90,22 @@ class Metrics:
         if stage in self._step_seconds:
             self._step_seconds[stage].observe(seconds)
         if stage == "denoise":
+            self._steps.labels(mode="computed").inc()
             self._step_rows.observe(load.rows)
             self._step_tokens.observe(load.tokens)
+
+    def prefilled(self, num_prompts: int, num_hits: int) -> None:
+        """Take note of prompts that were asked for, and of how many of them nothing had to be read."""
+        self._cache_queries.inc(num_prompts)
+        self._cache_hits.inc(num_hits)
+
+    def came_first(self, what: Literal["token", "preview"], seconds: float) -> None:
+        """Take note of the first that a job showed, so long after it came in."""
+        self._first_seconds[what].observe(seconds)
+
+    def missed_deadline(self) -> None:
+        """Take note of a job that was cut off at its deadline."""
+        self._missed.inc()
 
     def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
         """Take note of a job that went well."""
@@ -95,9 +124,16 @@ class Metrics:
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(name, help_text, labels, namespace="hbridge", registry=self.registry)
 
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(name, help_text, labels, namespace="hbridge", registry=self.registry)
+
     def _histogram(
         self, name: str, help_text: str, *labels: str, buckets: Sequence[float] = SECONDS
     ) -> Histogram:
         return Histogram(
             name, help_text, labels, namespace="hbridge", buckets=buckets, registry=self.registry
         )
+
+
+def _num_waiting(status: Callable[[], Status], priority: Priority) -> int:
+    return status().waiting[priority]

@@ -1,7 +1,9 @@
 """What an operator may set, read from the environment once and passed by hand; the only reader of it."""
 
+from pathlib import Path
 from typing import Literal
 
+import platformdirs
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -40,8 +42,22 @@ class Settings(BaseSettings):
     max_step_seconds: float = Field(
         120.0, gt=0, description="How long one step may take before the engine's process is started again."
     )
+    max_restart_pause_seconds: float = Field(
+        30.0,
+        ge=0,
+        description="Longest pause before the engine's process is started again; it doubles to there.",
+    )
     drain_seconds: float = Field(
         20.0, ge=0, description="How long a shutdown waits for jobs that are in; the rest are cut off."
+    )
+    max_memory_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Memory for contexts and steps beside the weights; what is free when left out.",
+    )
+    cache_dir: Path = Field(
+        platformdirs.user_cache_path("hbridge"),
+        description="Where what is learnt about this machine is kept; it may be deleted at any time.",
     )
     log_format: Literal["plain", "json"] = Field(
         "plain", description="One line for people, or one JSON object."

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,14 @@ def write_tokenizer(folder: Path) -> None:
     words.decoder = decoders.ByteLevel()
     words.add_special_tokens([tokenizers.AddedToken(name, special=True) for name in SPECIAL])
     words.save(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let nothing that tests learn about this machine stay on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HBRIDGE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import zmq.asyncio
 
@@ -84,15 +84,13 @@ class Child:
             await self._host.submit(job, lambda event: self.tell("event", job.id, event))
         except Exception as error:
             self.tell("event", job.id, Failed(error=portable(error)))
-        else:
-            self.tell("admitted", job.id)
         finally:
             self._entering.pop(job.id, None)
 
     async def _beat(self, engine: Engine) -> None:
-        """Say how long the present step has taken, as long as the engine lives."""
+        """Say how long the present step has taken and what there is to do, as long as the engine lives."""
         while engine.is_alive:
-            self.tell("beat", engine.step_seconds)
+            self.tell("beat", engine.step_seconds, engine.status)
             await asyncio.sleep(BEAT_SECONDS)
         log.error("the engine's thread has died")
 
@@ -110,6 +108,18 @@ class Reporter:
     def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
         """Report a packed step."""
         self._tell("observed", "stepped", (stage, load, seconds))
+
+    def prefilled(self, num_prompts: int, num_hits: int) -> None:
+        """Report prompts that were asked for."""
+        self._tell("observed", "prefilled", (num_prompts, num_hits))
+
+    def came_first(self, what: Literal["token", "preview"], seconds: float) -> None:
+        """Report the first that a job showed."""
+        self._tell("observed", "came_first", (what, seconds))
+
+    def missed_deadline(self) -> None:
+        """Report a job that was cut off at its deadline."""
+        self._tell("observed", "missed_deadline", ())
 
     def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
         """Leave it to the event."""

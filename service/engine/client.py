@@ -10,7 +10,7 @@ from typing import Protocol
 from model.family import Capabilities
 from service.engine.engine import Emit, Observer
 from service.engine.errors import EngineDraining, EngineNotReady, EngineRestarting
-from service.engine.job import Event, Failed, Finished, Job, ModelCard
+from service.engine.job import Event, Failed, Finished, Job, ModelCard, Status
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,11 @@ class Host(Protocol):
     @property
     def num_running(self) -> int:
         """Jobs that have begun."""
+        ...
+
+    @property
+    def status(self) -> Status:
+        """What there is to do, as it was a moment ago."""
         ...
 
     def watch(self, observer: Observer) -> None:
@@ -113,6 +118,11 @@ class Client:
     def num_running(self) -> int:
         """Jobs on the device."""
         return self._host.num_running
+
+    @property
+    def status(self) -> Status:
+        """What there is to do, as it was a moment ago."""
+        return self._host.status
 
     @property
     def card(self) -> ModelCard:

@@ -42,6 +42,11 @@ class Course(Protocol):
         ...
 
     @property
+    def least(self) -> Sequence[tuple[Stage, Load, int]]:
+        """What nothing can spare it: prompts may be kept already, an answer may end with its first token."""
+        ...
+
+    @property
     def prompts(self) -> Sequence[PreparedPrompt]:
         """What the understanding side must read for it."""
         ...
@@ -101,6 +106,11 @@ class DrawingCourse:
             return [("prefill", self.load, 1), ("denoise", self._expected, self.plan.num_steps), decode]
         left = self.plan.num_steps - self.easel.num_done
         return [("denoise", self.load, left), decode] if left else [decode]
+
+    @property
+    def least(self) -> Sequence[tuple[Stage, Load, int]]:
+        """Its steps and its pictures."""
+        return [each for each in self.remaining if each[0] != "prefill"]
 
     @property
     def progress(self) -> Progress:
@@ -216,6 +226,11 @@ class AnswerCourse:
         done = 0 if self.reply is None else len(self.reply.tokens)
         answer: tuple[Stage, Load, int] = ("answer", self._token, self._question.max_tokens - done)
         return [("prefill", self.load, 1), answer] if self.reply is None else [answer]
+
+    @property
+    def least(self) -> Sequence[tuple[Stage, Load, int]]:
+        """Nothing: the first token may be the last, and is known from a prompt that is kept."""
+        return []
 
     @property
     def progress(self) -> Progress:

@@ -11,9 +11,11 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from PIL.Image import Image
@@ -23,6 +25,7 @@ from model.drawing import Drawing, Drawn
 from model.errors import ModelError
 from model.images import to_pictures
 from model.question import Answered
+from model.request import Progress
 from service.engine.cost import CostModel, Load, Stage
 from service.engine.course import AnswerCourse, Course, DrawingCourse
 from service.engine.errors import (
@@ -33,14 +36,29 @@ from service.engine.errors import (
     InsufficientMemory,
     JobFailed,
 )
-from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Preview, Timings
+from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Preview, Status, Timings
+from service.engine.memory import MemoryModel, Meter, free_bytes
 from service.engine.prefix_cache import Ask, Prefilled, PrefixCache
-from service.engine.scheduler import Flow, Forecast, Scheduler, SchedulerConfig, Standing, Step, Want
+from service.engine.scheduler import (
+    PRIORITIES,
+    Flow,
+    Forecast,
+    Scheduler,
+    SchedulerConfig,
+    Standing,
+    Step,
+    Want,
+)
 from service.engine.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
 Emit = Callable[[Event], None]
+
+HELD_SHARE = 0.5
+"""Of the memory beside the weights, what jobs that have begun may hold between steps."""
+SURE = 0.9
+"""Of an expected cost, what a deadline is held against: predictions of a step are off by some percent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +72,9 @@ class EngineConfig:
         max_call_seconds: A step expected to take longer is split into calls, and between them cancelled jobs
             leave.
         num_threads: CPU threads of one operation; None leaves PyTorch's choice.
+        max_memory_bytes: For contexts and steps, beside the weights; None takes what these leave free.
+        cost_folder: Where learnt costs are kept from one start to the next; None learns from callers alone.
+        max_calibration_seconds: After which a start that finds no costs there begins no more measurements.
     """
 
     max_waiting: int = 64
@@ -61,6 +82,9 @@ class EngineConfig:
     max_cache_bytes: int = 256 * 2**20
     max_call_seconds: float = 1.0
     num_threads: int | None = None
+    max_memory_bytes: int | None = None
+    cost_folder: Path | None = None
+    max_calibration_seconds: float = 5.0
     scheduling: SchedulerConfig = field(default_factory=SchedulerConfig)
 
 
@@ -73,6 +97,18 @@ class Observer(Protocol):
 
     def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
         """Take note of a packed step."""
+        ...
+
+    def prefilled(self, num_prompts: int, num_hits: int) -> None:
+        """Take note of prompts that were asked for, and of how many of them nothing had to be read."""
+        ...
+
+    def came_first(self, what: Literal["token", "preview"], seconds: float) -> None:
+        """Take note of the first that a job showed, so long after it came in."""
+        ...
+
+    def missed_deadline(self) -> None:
+        """Take note of a job that was cut off at its deadline."""
         ...
 
     def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
@@ -97,6 +133,15 @@ class Unobserved:
     def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
         """Count nothing."""
 
+    def prefilled(self, num_prompts: int, num_hits: int) -> None:
+        """Count nothing."""
+
+    def came_first(self, what: Literal["token", "preview"], seconds: float) -> None:
+        """Count nothing."""
+
+    def missed_deadline(self) -> None:
+        """Count nothing."""
+
     def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
         """Count nothing."""
 
@@ -113,6 +158,8 @@ class Ticket:
 
     Attributes:
         needed_seconds: Device-seconds still to come, as far as costs are known.
+        held_bytes: Memory that it holds between steps, once it has begun; at most.
+        has_shown: Whether its first token or preview was told.
         end: Its last event, once that is known.
     """
 
@@ -121,7 +168,9 @@ class Ticket:
     course: Course
     standing: Standing
     needed_seconds: float
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    held_bytes: int
+    watch: Stopwatch
+    has_shown: bool = False
     is_cancelled: bool = False
     end: Event | None = None
 
@@ -132,19 +181,28 @@ class Ticket:
 
 
 class Engine:
-    """Runs jobs on a loaded model, many in one packed step."""
+    """Runs jobs on a loaded model, many in one packed step.
+
+    Attributes:
+        costs: What steps take, learnt from every step.
+        memory: What steps take of memory, learnt while `is_metering`, when steps are slower.
+    """
 
     def __init__(self, model: LoadedModel, config: EngineConfig, costs: CostModel | None = None) -> None:
         self.model = model
         self.costs = costs or CostModel()
+        self.memory = MemoryModel()
+        self.is_metering = False
         self._config = config
         self._observer: Observer = Unobserved()
         self._changed = threading.Condition()
         self._tickets: dict[str, Ticket] = {}
-        self._scheduler = Scheduler(config.scheduling, self.costs)
+        self._scheduler = Scheduler(config.scheduling, self.costs, fits=self._fits)
         self._contexts = PrefixCache(model.family, max_bytes=config.max_cache_bytes)
+        self._max_bytes = config.max_memory_bytes or free_bytes(model.card.device)
         self._is_stopping = False
-        self._step_begun: float | None = None
+        self._step: tuple[Step, float] | None = None
+        self._packing = 1.0
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
 
     @property
@@ -165,8 +223,18 @@ class Engine:
     @property
     def step_seconds(self) -> float:
         """How long the step on the device has taken so far; 0 between steps."""
-        begun = self._step_begun
-        return 0.0 if begun is None else perf_counter() - begun
+        return perf_counter() - self._step[1] if self._step else 0.0
+
+    @property
+    def status(self) -> Status:
+        """How much there is to do."""
+        tickets = list(self._tickets.values())
+        waiting = Counter(ticket.job.priority for ticket in tickets if not ticket.has_begun)
+        return Status(
+            waiting={priority: waiting[priority] for priority in PRIORITIES},
+            queued_device_seconds=self._packing * sum(ticket.needed_seconds for ticket in tickets),
+            cache_bytes=self._contexts.num_bytes,
+        )
 
     def watch(self, observer: Observer) -> None:
         """Let an observer count from now on."""
@@ -221,15 +289,25 @@ class Engine:
             arrived=now,
             deadline=None if job.deadline_seconds is None else now + job.deadline_seconds,
         )
-        needed = self._needed_seconds(course)
+        needed = self._seconds(course.remaining)
+        held_bytes = self._check_memory(course)
         with self._changed:
             if self._is_stopping:
                 raise EngineDraining("the server is shutting down")
-            self._check_room(job, standing.flow, needed)
+            self._check_room()
+            self._check_deadline(job, standing, self._seconds(course.least))
+            expected = self._expected_seconds(standing, needed)
             self._tickets[job.id] = Ticket(
-                job=job, emit=emit, course=course, standing=standing, needed_seconds=needed
+                job=job,
+                emit=emit,
+                course=course,
+                standing=standing,
+                needed_seconds=needed,
+                held_bytes=held_bytes,
+                watch=Stopwatch(expected_seconds=expected),
             )
             self._scheduler.add(standing)
+            emit(Progress(stage="queue", done=0, total=1, eta_seconds=expected))
             self._changed.notify()
 
     def cancel(self, job_id: str) -> None:
@@ -245,32 +323,67 @@ class Engine:
             if not ticket.has_begun:
                 self._let_go(ticket)
 
-    def forecast(self) -> Forecast:
-        """Return how much is ahead of a job that comes now."""
+    def _seconds(self, work: Sequence[tuple[Stage, Load, int]]) -> float:
+        return sum(self.costs.seconds(stage, load) * count for stage, load, count in work)
+
+    def _expected_seconds(self, standing: Standing, needed: float) -> float:
+        """Return when a job is expected to end, if nobody comes after it.
+
+        Of its own flow all that is due before it goes before it, and what has no deadline goes beside it, so
+        that the shorter of two is done first. Packing is taken to go on saving what it saves now.
+        """
         remaining: dict[Flow, float] = {}
-        for ticket in list(self._tickets.values()):
-            flow = ticket.standing.flow
-            remaining[flow] = remaining.get(flow, 0.0) + ticket.needed_seconds
-        return Forecast(config=self._config.scheduling, remaining=remaining)
+        for other in self._tickets.values():
+            flow, seconds = other.standing.flow, other.needed_seconds
+            if other.standing is standing:
+                continue
+            if flow == standing.flow and not _is_due_before(other.standing, standing):
+                seconds = 0.0 if standing.deadline else min(seconds, needed)
+            remaining[flow] = remaining.get(flow, 0.0) + self._packing * seconds
+        busy = max(0.0, self._step[0].seconds - self.step_seconds) if self._step else 0.0
+        forecast = Forecast(config=self._config.scheduling, remaining=remaining, busy_seconds=busy)
+        return forecast.finish_seconds(standing.flow, needed)
 
-    def _needed_seconds(self, course: Course) -> float:
-        return sum(self.costs.seconds(stage, load) * count for stage, load, count in course.remaining)
+    def _check_memory(self, course: Course) -> int:
+        """Return what a job will hold between steps at most: no more than its prefill takes at its peak.
 
-    def _check_room(self, job: Job, flow: Flow, needed: float) -> None:
-        if len(self._tickets) >= self._config.max_waiting + self._config.max_running:
-            wait = max(1, math.ceil(self.forecast().waiting_seconds(flow)))
-            raise EngineBusy(
-                f"{self.num_waiting} jobs are waiting, which is all that may; try again in about {wait} s",
-                retry_after_seconds=wait,
+        Raises:
+            InsufficientMemory: Even alone it does not fit.
+        """
+        peaks = {stage: self.memory.bytes(stage, load) for stage, load, _ in course.remaining}
+        held = peaks.pop("prefill", 0)
+        needed = held + max(peaks.values(), default=0)
+        if needed > self._max_bytes:
+            raise InsufficientMemory(
+                f"this needs about {needed / 2**20:.0f} MiB beside the weights, there are "
+                f"{self._max_bytes / 2**20:.0f}; ask for smaller or fewer pictures, or a shorter prompt"
             )
+        return held
+
+    def _fits(self, stage: Stage, load: Load) -> bool:
+        """Say whether a packed step fits beside what running jobs hold."""
+        held = sum(ticket.held_bytes for ticket in self._tickets.values() if ticket.has_begun)
+        return held + self.memory.bytes(stage, load) <= self._max_bytes
+
+    def _check_room(self) -> None:
+        if len(self._tickets) < self._config.max_waiting + self._config.max_running:
+            return
+        soonest = min(self._expected_seconds(each.standing, each.needed_seconds) for each in self._eligible())
+        wait = max(1, math.ceil(soonest))
+        raise EngineBusy(
+            f"{self.num_waiting} jobs are waiting, which is all that may; try again in about {wait} s",
+            retry_after_seconds=wait,
+        )
+
+    def _check_deadline(self, job: Job, standing: Standing, least: float) -> None:
         if job.deadline_seconds is None:
             return
-        soonest = self.forecast().soonest_seconds(needed)
-        if soonest > job.deadline_seconds:
+        expected = SURE * self._expected_seconds(standing, least)
+        if expected > job.deadline_seconds:
             raise DeadlineUnreachable(
-                f"this takes {soonest * 1000:.0f} ms at least, deadline_ms allows "
-                f"{job.deadline_seconds * 1000:.0f}; allow more or ask for less",
-                retry_after_seconds=max(1, math.ceil(self.forecast().waiting_seconds(flow))),
+                f"this is done in {expected * 1000:.0f} ms at the soonest, deadline_ms allows "
+                f"{job.deadline_seconds * 1000:.0f}; allow more, ask for less or come later",
+                retry_after_seconds=max(1, math.ceil(expected - job.deadline_seconds)),
             )
 
     def _work(self) -> None:
@@ -308,8 +421,12 @@ class Engine:
         waiting = [ticket for ticket in self._tickets.values() if not ticket.has_begun]
         counts = Counter(ticket.standing.flow for ticket in eligible)
         weight = self._config.scheduling.weight
+        held = sum(ticket.held_bytes for ticket in eligible)
         while waiting and len(eligible) < self._config.max_running:
             first = min(waiting, key=lambda each: counts[each.standing.flow] / weight(each.standing.flow))
+            held += first.held_bytes
+            if eligible and held > HELD_SHARE * self._max_bytes:
+                break
             counts[first.standing.flow] += 1
             waiting.remove(first)
             eligible.append(first)
@@ -321,12 +438,19 @@ class Engine:
         ticket.watch.enter(progress.stage)
         if was_waiting:
             self._observer.waited(ticket.watch.timings.queue_seconds)
-        ticket.emit(progress)
+        expected = self._expected_seconds(ticket.standing, ticket.needed_seconds)
+        ticket.emit(replace(progress, eta_seconds=expected))
 
     def _run(self, step: Step, tickets: list[Ticket]) -> None:
         """Run one step and tell what came of it."""
-        self._step_begun = begun = perf_counter()
-        self._attempt(step.stage, tickets)
+        begun = perf_counter()
+        self._step = step, begun
+        if step.stage == "denoise" and step.seconds:
+            self._packing = step.seconds / sum(
+                self.costs.seconds(step.stage, each.course.load) for each in tickets
+            )
+        with Meter() if self.is_metering else nullcontext() as meter:
+            self._attempt(step.stage, tickets)
         if self.model.card.device.startswith("cuda"):
             # Launches return before their work is done: a step's time would be told too early.
             torch.cuda.synchronize(self.model.card.device)
@@ -337,17 +461,30 @@ class Engine:
             if ticket.end is None and ticket.course.stage is None:
                 ticket.watch.enter("done")
                 ticket.end = Finished(result=ticket.course.finish(), timings=ticket.watch.timings)
-            ticket.needed_seconds = 0.0 if ticket.end else self._needed_seconds(ticket.course)
+            ticket.needed_seconds = 0.0 if ticket.end else self._seconds(ticket.course.remaining)
         with self._changed:
             if not any(isinstance(ticket.end, Failed) or ticket.is_cancelled for ticket in tickets):
-                self.costs.observe(step.stage, step.load, now - begun)
+                if meter:
+                    self.memory.observe(step.stage, step.load, meter.peak_bytes)
+                else:
+                    self.costs.observe(step.stage, step.load, now - begun)
             self._scheduler.charge(step, now - begun, now)
             self._observer.stepped(step.stage, step.load, now - begun)
+            if step.stage == "prefill":
+                asked = [each for each in tickets if each.job.task == "understand"]
+                self._note_first("token", asked, now)
+            self._note_first("preview", [ticket for ticket, _ in previews], now)
             for ticket, preview in previews:
                 if not ticket.is_cancelled:
                     ticket.emit(preview)
+            self._step = None
             self._sweep()
-        self._step_begun = None
+
+    def _note_first(self, what: Literal["token", "preview"], tickets: Sequence[Ticket], now: float) -> None:
+        for ticket in tickets:
+            if not ticket.has_shown and not isinstance(ticket.end, Failed):
+                ticket.has_shown = True
+                self._observer.came_first(what, now - ticket.standing.arrived)
 
     def _previews(self, tickets: Sequence[Ticket]) -> list[tuple[Ticket, Preview]]:
         """Return the rough looks that are due after a step."""
@@ -384,7 +521,10 @@ class Engine:
     def _prefill(self, tickets: Sequence[Ticket]) -> Sequence[list[Prefilled]]:
         """Read all prompts of all jobs."""
         asks = [Ask(job_id=each.job.id, prompt=prompt) for each in tickets for prompt in each.course.prompts]
-        prefilled = iter(self._contexts.prefill(asks))
+        prefixes = self._contexts
+        num_queries, num_hits = prefixes.num_queries, prefixes.num_hits
+        prefilled = iter(prefixes.prefill(asks))
+        self._observer.prefilled(prefixes.num_queries - num_queries, prefixes.num_hits - num_hits)
         return [[next(prefilled) for _ in ticket.course.prompts] for ticket in tickets]
 
     def _denoise(self, tickets: Sequence[Ticket]) -> Sequence[list[Tensor] | None]:
@@ -456,6 +596,8 @@ class Engine:
             self._observer.finished(ticket.job, last.result, last.timings)
         elif last is None or last is not ticket.end:
             self._note_cancelled(ticket)
+            if isinstance(last, Failed) and isinstance(last.error, DeadlineExceeded):
+                self._observer.missed_deadline()
         if last:
             ticket.emit(last)
 
@@ -466,3 +608,8 @@ class Engine:
             "job cancelled",
             extra={"job": ticket.job.id, "task": ticket.job.task, "stage": stage, "wasted_seconds": wasted},
         )
+
+
+def _is_due_before(one: Standing, other: Standing) -> bool:
+    """Say whether one has the earlier deadline."""
+    return one.deadline is not None and (other.deadline is None or one.deadline <= other.deadline)

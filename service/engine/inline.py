@@ -5,16 +5,18 @@ To be used on the event loop's thread, where its events are told too.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
 
-from PIL import Image
-
-from model.drawing import Drawing
-from model.family import Capabilities
-from model.prompt import Turn
-from model.question import Question
+from service.engine.calibration import calibration_rounds, cost_file, warm_up_jobs
+from service.engine.cost import CostModel
 from service.engine.engine import Emit, Engine, EngineConfig, Observer, Unobserved
-from service.engine.job import Event, Failed, Finished, Job, LoadedModel, ModelCard
+from service.engine.job import IDLE, Event, Failed, Finished, Job, LoadedModel, ModelCard, Status
+from service.engine.memory import MemoryModel
+
+log = logging.getLogger(__name__)
 
 
 class InlineEngine:
@@ -34,6 +36,7 @@ class InlineEngine:
         self._config = config
         self._observer: Observer = Unobserved()
         self._engine: Engine | None = None
+        self._cost_file: Path | None = None
 
     @property
     def engine(self) -> Engine | None:
@@ -55,6 +58,11 @@ class InlineEngine:
         """Jobs on the device."""
         return self._engine.num_running if self._engine else 0
 
+    @property
+    def status(self) -> Status:
+        """What there is to do."""
+        return self._engine.status if self._engine else IDLE
+
     def watch(self, observer: Observer) -> None:
         """Let an observer count from the end of the warm-up on; to be called before `start`."""
         self._observer = observer
@@ -65,12 +73,36 @@ class InlineEngine:
         self._engine = Engine(model, self._config)
         self._engine.start()
         for job in warm_up_jobs(model.card.capabilities):
-            events: asyncio.Queue[Event] = asyncio.Queue()
-            await self.submit(job, events.put_nowait)
-            while not isinstance(event := await events.get(), Finished):
-                if isinstance(event, Failed):
-                    raise event.error
+            await self._finish(job)
+        self._engine.costs.adopt(CostModel())  # the first of everything takes longer
+        if self._config.cost_folder:
+            self._cost_file = cost_file(self._config.cost_folder, model.card, self._config.num_threads)
+            await self._learn_costs(self._engine, self._cost_file)
         self._engine.watch(self._observer)
+
+    async def _learn_costs(self, engine: Engine, path: Path) -> None:
+        """Take up what was learnt on this device before, or learn it now, in a few seconds."""
+        engine.costs.adopt(CostModel.from_file(path))
+        engine.memory.adopt(MemoryModel.from_file(_beside(path)))
+        if path.exists() and _beside(path).exists():
+            return
+        begun = perf_counter()
+        for engine.is_metering in (False, True):
+            for jobs in calibration_rounds(engine.model.card.capabilities):
+                if perf_counter() - begun > self._config.max_calibration_seconds:
+                    break
+                await asyncio.gather(*map(self._finish, jobs))
+        engine.is_metering = False
+        log.info("calibrated", extra={"seconds": round(perf_counter() - begun, 3)})
+        await asyncio.to_thread(_store, engine, path)
+
+    async def _finish(self, job: Job) -> None:
+        """Run a job to its end; raises what goes wrong with it."""
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        await self.submit(job, events.put_nowait)
+        while not isinstance(event := await events.get(), Finished):
+            if isinstance(event, Failed):
+                raise event.error
 
     async def submit(self, job: Job, emit: Emit) -> None:
         """Plan a job and take it in; raises as Engine.submit. Cancelled in here, it leaves nothing behind."""
@@ -92,17 +124,21 @@ class InlineEngine:
 
     async def stop(self) -> None:
         """Tell all jobs that are left EngineDraining and wait for the engine to end, a call at most."""
-        if self._engine:
-            await asyncio.to_thread(self._engine.stop)
+        if not self._engine:
+            return
+        await asyncio.to_thread(self._engine.stop)
+        if self._cost_file:
+            await asyncio.to_thread(_store, self._engine, self._cost_file)
 
 
-def warm_up_jobs(can: Capabilities) -> list[Job]:
-    """Return the smallest job of every task, so that the first caller does not pay for first-time work."""
-    image = Image.new("RGB", (can.default_size.width, can.default_size.height))
-    seen = (image,) if can.max_images else ()
-    works: dict[str, Drawing | Question] = {
-        "generate": Drawing(prompt="warm up", num_inference_steps=1, seed=0),
-        "edit": Drawing(prompt="warm up", num_inference_steps=1, seed=0, images=(image,)),
-        "understand": Question(turns=(Turn("user", (*seen, "warm up")),), max_tokens=1),
-    }
-    return [Job(id=f"warm-up-{task}", work=works[task]) for task in can.tasks]
+def _store(engine: Engine, path: Path) -> None:
+    """Keep what was learnt of times and of memory."""
+    try:
+        engine.costs.to_file(path)
+        engine.memory.to_file(_beside(path))
+    except OSError as error:
+        log.warning("costs not kept: %s", error, extra={"path": str(path)})
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".memory.json")

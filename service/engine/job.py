@@ -1,5 +1,6 @@
 """What is asked of the engine, and what comes back: plain data that crosses processes, but for the family."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL.Image import Image
@@ -9,7 +10,7 @@ from model.family import Capabilities, Family
 from model.prompt import Task
 from model.question import Answered, Question
 from model.request import Progress
-from service.engine.scheduler import Priority
+from service.engine.scheduler import PRIORITIES, Priority
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class Timings:
 
     Attributes:
         device_seconds: Its part of the steps that it shared with others.
+        expected_seconds: The total that was expected at its admission.
     """
 
     queue_seconds: float
@@ -54,6 +56,7 @@ class Timings:
     denoise_seconds: float = 0.0
     decode_seconds: float = 0.0
     device_seconds: float = 0.0
+    expected_seconds: float = 0.0
 
     @property
     def total_seconds(self) -> float:
@@ -85,6 +88,24 @@ class Failed:
 
 
 Event = Progress | Preview | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How much an engine has to do, and what it keeps.
+
+    Attributes:
+        waiting: Jobs that have not begun, by priority.
+        queued_device_seconds: What all jobs that are in still need.
+        cache_bytes: Contexts that are kept.
+    """
+
+    waiting: Mapping[Priority, int]
+    queued_device_seconds: float = 0.0
+    cache_bytes: int = 0
+
+
+IDLE = Status(waiting=dict.fromkeys(PRIORITIES, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,10 +21,11 @@ from typing import Literal
 import zmq.asyncio
 
 from model.errors import ModelError
+from model.request import Progress
 from service.engine.child import BEAT_SECONDS
 from service.engine.engine import Emit, EngineConfig, Observer, Unobserved
 from service.engine.errors import EngineDraining, EngineError, EngineNotReady, EngineRestarting
-from service.engine.job import Event, Failed, Finished, Job, LoadedModel, ModelCard
+from service.engine.job import IDLE, Event, Failed, Finished, Job, LoadedModel, ModelCard
 from service.engine.peer import Peer, encode
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class EngineProcess:
     Attributes:
         is_up: The child is warmed up and takes jobs.
         card: What the model is, from the first time that it is up.
+        status: What it last said there is to do.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class EngineProcess:
     ) -> None:
         self.is_up = False
         self.card: ModelCard | None = None
+        self.status = IDLE
         self._task = load, config
         self._limits = watch or WatchConfig()
         self._observer: Observer = Unobserved()
@@ -200,11 +203,8 @@ class EngineProcess:
         """Pass on what the child says; raise what it could not load."""
         while True:
             match await self._peer.receive():
-                case "beat", step_seconds:
-                    self._heard, self._step_seconds = monotonic(), step_seconds
-                case "admitted", job_id:
-                    if flight := self._flights.get(job_id):
-                        flight.stage = "waiting"
+                case "beat", step_seconds, status:
+                    self._heard, self._step_seconds, self.status = monotonic(), step_seconds, status
                 case "event", job_id, event:
                     self._tell(job_id, event)
                 case "observed", name, values:
@@ -251,7 +251,8 @@ class EngineProcess:
                 # It was cancelled here while this was on its way.
                 self._observer.cancelled("done", event.timings.device_seconds)
             return
-        flight.stage = "begun"
+        is_queued = isinstance(event, Progress) and event.stage == "queue"
+        flight.stage = "waiting" if is_queued else "begun"
         if isinstance(event, Finished | Failed):
             del self._flights[job_id]
         if isinstance(event, Finished):

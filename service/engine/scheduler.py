@@ -8,14 +8,15 @@ share of the device: a tenant's jobs of one priority.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from typing import Literal
+from typing import Literal, get_args
 
 from service.engine.cost import CostModel, Load, Stage
 
 Priority = Literal["interactive", "batch"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 Flow = tuple[str, Priority]
 
 ROUND: tuple[Stage, ...] = ("prefill", "decode", "answer", "denoise")
@@ -171,13 +172,21 @@ class Scheduler:
     many seconds does: when there is too much to do everybody is old, and weights should still count.
 
     **A step** is filled in this order, each job taken moving its flow back by its expected seconds. A job
-    joins when that saves `min_gain` of its cost alone and the caps hold. Else it is passed over, and no flow
-    with a later virtual time overtakes it, so that it leads soon. The first always runs.
+    joins when that saves `min_gain` of its cost alone, the caps hold and `fits` says that there is memory.
+    Else it is passed over, and no flow with a later virtual time overtakes it, so that it leads soon. The
+    first always runs.
     """
 
-    def __init__(self, config: SchedulerConfig, cost: CostModel) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        cost: CostModel,
+        *,
+        fits: Callable[[Stage, Load], bool] = lambda stage, load: True,
+    ) -> None:
         self._config = config
         self._cost = cost
+        self._has_room = fits
         self._standings: dict[str, Standing] = {}
         self._served: dict[str, float] = {}
         self._clocks: dict[Stage, Clock] = {}
@@ -255,7 +264,7 @@ class Scheduler:
             alone, packed = self._cost.seconds(stage, want.load), load + want.load
             together = self._cost.seconds(stage, packed)
             is_worth_it = together <= seconds + (1 - self._config.min_gain) * alone
-            if not taken or (is_worth_it and self._fits(packed)):
+            if not taken or (is_worth_it and self._fits(stage, packed)):
                 load, seconds = packed, together
                 taken[want.job_id] = alone
                 times[flow] += alone / self._config.weight(flow)
@@ -272,8 +281,9 @@ class Scheduler:
             seconds=seconds,
         )
 
-    def _fits(self, load: Load) -> bool:
-        return load.rows <= self._config.max_rows and load.tokens <= self._config.max_tokens
+    def _fits(self, stage: Stage, load: Load) -> bool:
+        is_small = load.rows <= self._config.max_rows and load.tokens <= self._config.max_tokens
+        return is_small and self._has_room(stage, load)
 
     def _rescue(self, wants: Iterable[Want], now: float) -> Want | None:
         """Return who has waited too long, the oldest, unless somebody was rescued just before."""

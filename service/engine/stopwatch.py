@@ -12,11 +12,13 @@ class Stopwatch:
     Attributes:
         stage: Where the job stands now.
         device_seconds: Its part of the steps that it was in.
+        expected_seconds: What was expected of the whole.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, expected_seconds: float = 0.0) -> None:
         self.stage = "queue"
         self.device_seconds = 0.0
+        self.expected_seconds = expected_seconds
         self._begun = perf_counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -35,4 +37,5 @@ class Stopwatch:
             denoise_seconds=self._seconds["denoise"],
             decode_seconds=self._seconds["decode"] + self._seconds["answer"],
             device_seconds=self.device_seconds,
+            expected_seconds=self.expected_seconds,
         )

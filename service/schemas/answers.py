@@ -31,6 +31,7 @@ class TimingsData(Answer):
     denoise: float
     decode: float
     total: float
+    expected: float = Field(description="Of the total, when the request was taken in.")
 
 
 class UsageData(Answer):

@@ -2,6 +2,8 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
+from service.engine.job import IDLE, Status
+from service.engine.scheduler import Priority
 from service.metrics import Metrics
 
 REFUSED = {"prompt": "a", "n": 0}
@@ -35,6 +37,16 @@ def test_steps_are_counted_one_by_one_and_prefill_and_decode_once_a_job(gated_we
     assert counted['hbridge_device_seconds_total{task="generate"}'] > 0
 
 
+def test_firsts_hits_and_missed_deadlines_are_counted(gated_web: TestClient) -> None:
+    for _ in range(2):
+        gated_web.post("/v1/understand", json={"prompt": "a"})
+    counted = values(gated_web)
+    assert counted["hbridge_time_to_first_token_seconds_count"] == 2
+    assert counted["hbridge_prefix_cache_queries_total"] >= 2
+    assert counted["hbridge_prefix_cache_hits_total"] == counted["hbridge_prefix_cache_queries_total"] - 1
+    assert counted["hbridge_prefix_cache_bytes"] > 0
+
+
 def test_restarts_of_the_engine_are_counted() -> None:
     metrics = Metrics()
     metrics.restarted()
@@ -50,8 +62,15 @@ def test_two_apps_count_apart() -> None:
 
 def test_what_runs_and_what_waits_is_read_when_it_is_asked_for() -> None:
     metrics = Metrics()
-    counts: dict[str, Any] = {"running": 0, "waiting": 3}
-    metrics.describe(model="m", num_running=lambda: counts["running"], num_waiting=lambda: counts["waiting"])
-    counts["running"] = 1
-    assert b"hbridge_requests_running 1.0" in metrics.render()
-    assert b"hbridge_requests_waiting 3.0" in metrics.render()
+    told: dict[str, Any] = {"running": 0, "status": IDLE}
+    metrics.describe(model="m", num_running=lambda: told["running"], status=lambda: told["status"])
+    waiting: dict[Priority, int] = {"interactive": 3, "batch": 4}
+    told |= {"running": 1, "status": Status(waiting=waiting, queued_device_seconds=2.5, cache_bytes=7)}
+    for line in (
+        "requests_running 1.0",
+        'requests_waiting{priority="interactive"} 3.0',
+        'requests_waiting{priority="batch"} 4.0',
+        "queued_device_seconds 2.5",
+        "prefix_cache_bytes 7.0",
+    ):
+        assert f"hbridge_{line}" in metrics.render().decode()

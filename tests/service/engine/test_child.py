@@ -35,20 +35,26 @@ def talk(folder: Path, model: LoadedModel, ask: Callable[[Peer], Awaitable[None]
     asyncio.run(walk())
 
 
-async def heard(peer: Peer, *kinds: str) -> Any:
-    """Return the next message of these kinds."""
-    while (message := await asyncio.wait_for(peer.receive(), 20))[0] not in kinds:
+async def heard(peer: Peer) -> tuple[str, Any]:
+    """Return the next event and whose it is."""
+    while (message := await asyncio.wait_for(peer.receive(), 20))[0] != "event":
         pass
-    return message
+    return message[1:]
+
+
+async def admitted(peer: Peer) -> str:
+    """Return who is admitted next."""
+    while getattr((told := await heard(peer))[1], "stage", "") != "queue":
+        pass
+    return told[0]
 
 
 def test_a_job_is_admitted_and_told_until_it_has_finished(tmp_path: Path, loaded: LoadedModel) -> None:
     async def ask(peer: Peer) -> None:
         peer.send(encode(("submit", JOB)))
-        assert await heard(peer, "admitted", "event") == ("admitted", "a")
-        stages = [(await heard(peer, "event"))[2].stage for _ in range(4)]
-        assert stages == ["prefill", "denoise", "denoise", "decode"]
-        assert (await heard(peer, "event"))[2].result.images
+        stages = [(await heard(peer))[1].stage for _ in range(5)]
+        assert stages == ["queue", "prefill", "denoise", "denoise", "decode"]
+        assert (await heard(peer))[1].result.images
         peer.send(encode(("stop",)))
 
     talk(tmp_path, loaded, ask)
@@ -77,10 +83,10 @@ def test_a_job_cancelled_while_it_is_planned_is_never_admitted(
     async def ask(peer: Peer) -> None:
         for message in (("submit", SLOW), ("cancel", "slow"), ("submit", JOB)):
             peer.send(encode(message))
-        assert await heard(peer, "admitted") == ("admitted", "a")
+        assert await admitted(peer) == "a"
         slow.set()
         peer.send(encode(("submit", replace(JOB, id="b"))))
-        assert await heard(peer, "admitted") == ("admitted", "b")
+        assert await admitted(peer) == "b"
         peer.send(encode(("stop",)))
 
     talk(tmp_path, gated_model, ask)
@@ -90,11 +96,9 @@ def test_a_long_plan_delays_nobody(tmp_path: Path, gated_model: LoadedModel, slo
     async def ask(peer: Peer) -> None:
         for job in (SLOW, JOB):
             peer.send(encode(("submit", job)))
-        assert await heard(peer, "admitted", "event") == ("admitted", "a")
-        for _ in range(5):
-            assert (await heard(peer, "event"))[1] == "a"
+        assert [(await heard(peer))[0] for _ in range(6)] == ["a"] * 6
         slow.set()
-        assert await heard(peer, "admitted", "event") == ("admitted", "slow")
+        assert await admitted(peer) == "slow"
         peer.send(encode(("stop",)))
 
     talk(tmp_path, gated_model, ask)

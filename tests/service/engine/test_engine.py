@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -10,16 +10,18 @@ from model.pipeline import draw
 from model.prompt import Turn
 from model.question import Answered, Question
 from service.engine.cost import Load, Stage
-from service.engine.engine import Engine, EngineConfig
+from service.engine.engine import Engine, EngineConfig, Unobserved
 from service.engine.errors import EngineBusy, EngineDraining, InsufficientMemory, JobFailed
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel
 
 
-class Counted:
+class Counted(Unobserved):
     def __init__(self) -> None:
         self.laps: list[str] = []
         self.cancellations: list[str] = []
         self.num_finished = 0
+        self.firsts: list[str] = []
+        self.num_missed = 0
 
     def waited(self, seconds: float) -> None:
         assert seconds >= 0
@@ -35,6 +37,13 @@ class Counted:
 
     def cancelled(self, stage: str, wasted_seconds: float) -> None:
         self.cancellations.append(stage)
+
+    def came_first(self, what: Literal["token", "preview"], seconds: float) -> None:
+        assert seconds > 0
+        self.firsts.append(what)
+
+    def missed_deadline(self) -> None:
+        self.num_missed += 1
 
 
 @pytest.fixture
@@ -69,7 +78,8 @@ def test_the_engine_makes_the_pipelines_pixels(
 
 def test_every_step_is_an_event(engine: Engine, wait_until: Callable[..., None]) -> None:
     *events, last = run(engine, drawing("a"), wait_until)
-    assert [event.stage for event in events] == ["prefill", "denoise", "denoise", "denoise", "decode"]
+    stages = ["queue", "prefill", "denoise", "denoise", "denoise", "decode"]
+    assert [event.stage for event in events] == stages
     assert isinstance(last, Finished)
 
 
@@ -87,10 +97,13 @@ def test_every_lap_is_observed_once_and_the_timings_are_their_sum(
 
 
 def test_a_question_is_answered_token_by_token(engine: Engine, wait_until: Callable[..., None]) -> None:
+    observer = Counted()
+    engine.watch(observer)
     job = Job(id="q", work=Question(turns=(Turn("user", ("What?",)),), max_tokens=3))
     *events, last = run(engine, job, wait_until)
-    assert events[0].stage == "prefill"
+    assert [event.stage for event in events[:2]] == ["queue", "prefill"]
     assert isinstance(last, Finished)
+    assert observer.firsts == ["token"]
     assert isinstance(last.result, Answered)
     assert job.task == "understand"
 
@@ -150,7 +163,7 @@ def test_a_waiting_job_leaves_at_once_and_never_runs(
     assert observer.cancellations == ["queue"]
     gated.gate.set()
     wait_until(lambda: bool(events) and isinstance(events[-1], Finished))
-    assert cancelled == []
+    assert [event.stage for event in cancelled] == ["queue"]
 
 
 def test_a_cancelled_neighbour_changes_no_pixel(

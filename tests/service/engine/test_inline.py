@@ -1,18 +1,57 @@
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from model.drawing import Drawing
+from service.engine.cost import Load
 from service.engine.engine import EngineConfig
-from service.engine.inline import InlineEngine, warm_up_jobs
+from service.engine.inline import InlineEngine
 from service.engine.job import Event, Finished, Job, LoadedModel
 
 JOB = Job(id="a", work=Drawing(prompt="a", num_inference_steps=2))
 
 
-def test_warm_up_has_a_job_for_every_task(loaded: LoadedModel) -> None:
-    can = loaded.card.capabilities
-    assert [job.task for job in warm_up_jobs(can)] == list(can.tasks)
+def test_costs_are_learnt_at_the_first_start_and_kept(
+    loaded: LoadedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def start() -> tuple[int, float]:
+        config = EngineConfig(cost_folder=tmp_path, num_threads=1)
+        host = InlineEngine(lambda: loaded, config)
+        await host.start()
+        assert host.engine
+        costs = host.engine.costs
+        load = Load(rows=2, tokens=8, pairs=80)
+        learnt = costs.num_observed("denoise"), costs.seconds("denoise", load)
+        assert host.engine.memory.bytes("denoise", load) > 0
+        await host.stop()
+        return learnt
+
+    caplog.set_level("INFO")
+    count, seconds = asyncio.run(start())
+    assert count > 10
+    assert seconds > 0
+    assert len(list(tmp_path.iterdir())) == 2
+    assert caplog.messages.count("calibrated") == 1
+    assert asyncio.run(start()) == (count, seconds)
+    assert caplog.messages.count("calibrated") == 1
+
+
+def test_costs_that_cannot_be_kept_are_no_reason_not_to_start(
+    loaded: LoadedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+
+    async def walk() -> None:
+        config = EngineConfig(cost_folder=tmp_path / "file", max_calibration_seconds=0)
+        host = InlineEngine(lambda: loaded, config)
+        await host.start()
+        await host.stop()
+
+    asyncio.run(walk())
+    assert "costs not kept" in caplog.text
 
 
 def test_events_are_told_on_the_event_loops_thread(loaded: LoadedModel) -> None:

@@ -15,10 +15,12 @@ from model.family import Size
 from model.pipeline import answer, draw
 from model.prompt import Turn
 from model.question import Answered, Question
+from model.request import Progress
 from service.engine.cost import CostModel, Load
 from service.engine.engine import Engine, EngineConfig
-from service.engine.errors import DeadlineExceeded, DeadlineUnreachable, JobFailed
+from service.engine.errors import DeadlineExceeded, DeadlineUnreachable, InsufficientMemory, JobFailed
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Preview
+from tests.service.engine.test_engine import Counted
 
 ONE_LEVEL = 1
 """Packing changes the order of float32 sums, which may carry a channel over a rounding edge, no further."""
@@ -278,6 +280,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_and_one_that_is_missed_ends_th
     assert refusal.value.retry_after_seconds >= 1
     engine = make_engine()
     gated.gate.clear()
+    engine.watch(observer := Counted())
     (listener,) = submit(engine, drawing(), deadline_seconds=0.05)
     wait_until(lambda: gated.num_calls > 0)
     threading.Event().wait(0.06)
@@ -285,6 +288,110 @@ def test_a_deadline_that_cannot_be_met_is_refused_and_one_that_is_missed_ends_th
     assert isinstance(listener.last, Failed)
     assert isinstance(listener.last.error, DeadlineExceeded)
     assert gated.num_calls == 1
+    assert (observer.num_missed, observer.cancellations) == (1, ["denoise"])
+
+
+def a_second_a_row() -> CostModel:
+    """Return costs of which only flow steps are known."""
+    costs = CostModel()
+    for rows in (1, 2, 4) * 3:
+        costs.observe("denoise", Load(rows=rows, tokens=4 * rows, pairs=40 * rows), float(rows))
+    return costs
+
+
+def test_what_is_ahead_counts_towards_a_deadline_unless_it_is_due_later(
+    make_engine: Callable[..., Engine], gated: Any, wait_until: Callable[..., None]
+) -> None:
+    """Ten steps of two branches, 20 s alone: whether 30 s are enough is a matter of who is there."""
+    ten = {"num_inference_steps": 10, "guidance_scale": 3.0}
+    for ahead, fits in (({}, True), ({"deadline_seconds": 1000}, True), ({"deadline_seconds": 25}, False)):
+        engine = make_engine(a_second_a_row())
+        gated.gate.clear()
+        gated.num_calls = 0
+        if ahead:
+            submit(engine, drawing(**ten), **ahead)
+            wait_until(lambda: gated.num_calls > 0)
+        if fits:
+            submit(engine, drawing(**ten), deadline_seconds=30)
+        else:
+            with pytest.raises(DeadlineUnreachable) as refusal:
+                submit(engine, drawing(**ten), deadline_seconds=30)
+            assert 1 <= refusal.value.retry_after_seconds <= 20
+        gated.gate.set()
+
+
+def teach_memory(engine: Engine, megabytes: int) -> None:
+    """Let every row of a flow step take so much."""
+    for rows in (1, 2, 4) * 3:
+        engine.memory.observe(
+            "denoise", Load(rows=rows, tokens=4 * rows, pairs=40 * rows), megabytes * 2**20 * rows
+        )
+
+
+def test_what_does_not_fit_alone_is_refused_and_says_what_to_change(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = make_engine(max_memory_bytes=100 * 2**20)
+    teach_memory(engine, 20)
+    with pytest.raises(InsufficientMemory, match="fewer pictures"):
+        submit(engine, drawing(n=8, guidance_scale=1.0))
+    (listener,) = submit(engine, drawing(n=2, guidance_scale=1.0))
+    result_of(listener)
+
+
+def test_what_does_not_fit_beside_others_takes_turns(
+    make_engine: Callable[..., Engine], loaded: LoadedModel, gated: Any, wait_until: Callable[..., None]
+) -> None:
+    engine = make_engine(max_memory_bytes=100 * 2**20)
+    teach_memory(engine, 20)
+    most: list[int] = []
+
+    def velocity(rows: Any) -> Any:
+        most.append(len(rows))
+        return loaded.family.velocity(rows)
+
+    first = held(engine, gated, wait_until)
+    gated.velocity = velocity
+    works = [drawing(seed=seed, guidance_scale=1.0) for seed in range(6)]
+    listeners = submit(engine, *works)
+    gated.gate.set()
+    result_of(first)
+    for work, listener in zip(works, listeners, strict=True):
+        assert_same_pictures(result_of(listener), draw(loaded.family, work))
+    assert 2 <= max(most) <= 3
+
+
+def test_an_answer_may_end_at_once_and_is_not_refused_for_its_length(
+    make_engine: Callable[..., Engine],
+) -> None:
+    costs = CostModel()
+    for _ in range(3):
+        costs.observe("answer", Load(rows=1, tokens=1, pairs=20), 10.0)
+        costs.observe("prefill", Load(rows=1, tokens=20, pairs=400), 10.0)
+    engine = make_engine(costs)
+    (listener,) = submit(engine, ask("what?"), deadline_seconds=20)
+    assert isinstance(result_of(listener), Answered)
+
+
+def test_every_event_says_how_long_it_will_take_and_the_last_what_was_expected(
+    make_engine: Callable[..., Engine], gated: Any, wait_until: Callable[..., None]
+) -> None:
+    engine = make_engine(a_second_a_row())
+    first = held(engine, gated, wait_until)
+    (second,) = submit(engine, drawing(num_inference_steps=5, guidance_scale=1.0))
+    (queued,) = second.events
+    assert isinstance(queued, Progress)
+    assert queued.stage == "queue"
+    assert queued.eta_seconds is not None
+    assert queued.eta_seconds > 5
+    assert engine.status.queued_device_seconds > 5
+    gated.gate.set()
+    result_of(first)
+    assert isinstance(second.last, Finished)
+    assert second.last.timings.expected_seconds == queued.eta_seconds
+    etas = [event.eta_seconds for event in second.events if isinstance(event, Progress)]
+    assert all(eta is not None and eta >= 0 for eta in etas)
+    assert engine.status.queued_device_seconds == 0
 
 
 @pytest.mark.parametrize(("count", "steps"), [(0, 4), (1, 4), (3, 8), (3, 2)])

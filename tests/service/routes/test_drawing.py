@@ -73,7 +73,7 @@ def test_the_answer_says_what_was_used_and_the_same_again_makes_the_same(web: Te
     }
     assert first["metadata"] == {"mine": "1"}
     assert first["warnings"] == []
-    assert set(first["timings"]) == {"queue", "prefill", "denoise", "decode", "total"}
+    assert set(first["timings"]) == {"queue", "prefill", "denoise", "decode", "total", "expected"}
     assert first["usage"]["prefilled_tokens"] > 0
     assert first["usage"]["network_calls"] >= first["usage"]["steps"] == len(receipt["times"]) - 1
     again = {name: receipt[name] for name in ("prompt", "negative_prompt", "seed", "n", "size", "solver")}
