@@ -3,12 +3,13 @@
 It reads rows and the understanding side's keys and values, and knows nothing of prompts, steps or guidance.
 Training and inference use the same module.
 
-Shapes: R rows, T packed generation tokens, U packed understanding tokens, h width, e time width, N learned
+Shapes: R rows, T packed generation tokens, U packed understanding tokens, h width, N learned
 (SRT) tokens, K key heads, D head dim, C latent channels, Y and X latent rows and columns.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -19,11 +20,13 @@ from model.family import Row
 from model.hbridge.bridge import Bridge, BridgeStream
 from model.hbridge.config import HBridgeConfig
 from model.hbridge.contexts import PackedContexts
-from model.hbridge.positions import bridge_ids, self_ids
+from model.hbridge.positions import SrtPosition, bridge_ids, self_ids
 from model.layers import Sharing, interleave, part
-from model.omnigen2.blocks import Attention, Mix, Stream
+from model.omnigen2.blocks import KEPT_STREAMS, Attention, Mix, Moments, Stream
+from model.omnigen2.config import OmniGen2Config
 from model.omnigen2.layout import Images
 from model.omnigen2.transformer import ImageTransformer
+from model.qwen_vl.config import QwenVLConfig
 from model.qwen_vl.context import KVContext
 from model.rope import mrope_table
 
@@ -77,23 +80,19 @@ class HBridgeNetwork(nn.Module):
         if contexts is None:
             contexts = PackedContexts.of([cast(KVContext, row.context) for row in rows], self.config.pairs)
         images = Images.of(rows, self.config.generation.patch_size)
-        condition_Re = self._condition(rows)
+        moments = self.gen.embed_times(rows)
         x_Th = self._unread(rows, backend)
-        stream = self._stream(images, backend)
+        stream = self._stream(images, moments, backend)
         bridged = self._bridge_stream(images, contexts, backend)
         masses: dict[int, Tensor] | None = {} if record_attention else None
         for index in range(self.config.first_bridged_layer, self.config.generation.num_layers):
             mix = self._mix(index - self.config.prefix_layers, bridged, contexts, masses)
-            x_Th = self.gen.layers[index](x_Th, condition_Re, stream, mix)
+            x_Th = self.gen.layers[index](x_Th, moments.condition_Me, stream, mix)
         lengths = self._lengths(images)
-        noise = self.gen.noise_stream(images, backend)
-        velocities = self.gen.velocities(part(x_Th, lengths, 2), images.noise, condition_Re, noise)
+        noise = self.gen.noise_stream(images, moments, backend)
+        velocities = self.gen.velocities(part(x_Th, lengths, 2), images.noise, moments, noise)
         srt_RNh = torch.unflatten(part(x_Th, lengths, 1), 0, (len(rows), -1))
         return NetworkOutput(velocities=velocities, srt_RNh=srt_RNh, attention=masses or {})
-
-    def _condition(self, rows: Sequence[Row]) -> Tensor:
-        times_R = torch.tensor([row.time for row in rows], dtype=torch.float32, device=self.srt_tokens.device)
-        return self.gen.embed_times(times_R)
 
     def _unread(self, rows: Sequence[Row], backend: Backend) -> Tensor:
         """Return the joined tokens before the first bridged layer, where no prompt has been read yet.
@@ -103,45 +102,44 @@ class HBridgeNetwork(nn.Module):
         sharing = Sharing.of([(id(row.latent_CYX), row.time, *map(id, row.references)) for row in rows])
         rows = sharing.pick(rows)
         images = Images.of(rows, self.config.generation.patch_size)
-        condition_Re = self._condition(rows)
-        reference_Th = self.gen.embed_references(rows, images, condition_Re, backend)
-        noise_Th = self.gen.embed_noise(rows, images, condition_Re, backend)
+        moments = self.gen.embed_times(rows)
+        reference_Th = self.gen.embed_references(rows, images, moments, backend)
+        noise_Th = self.gen.embed_noise(rows, images, moments, backend)
         first = self.config.prefix_layers if self.config.prefix_scope == "noise" else 0
         for layer in self.gen.layers[:first]:
-            noise_Th = layer(noise_Th, condition_Re, self.gen.noise_stream(images, backend))
+            noise_Th = layer(noise_Th, moments.condition_Me, self.gen.noise_stream(images, moments, backend))
         lengths = self._lengths(images)
         parts = reference_Th, self.srt_tokens.repeat(len(rows), 1), noise_Th
         x_Th = interleave(*zip(parts, zip(*lengths, strict=True), strict=True))
-        stream = self._stream(images, backend)
+        stream = self._stream(images, moments, backend)
         for layer in self.gen.layers[first : self.config.first_bridged_layer]:
-            x_Th = layer(x_Th, condition_Re, stream)
+            x_Th = layer(x_Th, moments.condition_Me, stream)
         return sharing.spread(x_Th, list(map(sum, lengths)))
 
-    def _lengths(self, images: Images) -> list[tuple[int, int, int]]:
-        """Return each row's reference, learned and noise tokens."""
-        num_srt = (self.config.srt_count,) * len(images.noise)
-        return list(zip(images.reference_lengths, num_srt, images.noise_lengths, strict=True))
+    @property
+    def _srt(self) -> tuple[int, SrtPosition]:
+        return self.config.srt_count, self.config.srt_position
 
-    def _stream(self, images: Images, backend: Backend) -> Stream:
-        """Prepare what the unbridged layers share."""
-        srt = (self.config.srt_count, self.config.srt_position)
-        ids_T3 = torch.cat(
-            [self_ids(*grids, *srt) for grids in zip(images.references, images.noise, strict=True)]
-        )
-        lengths = tuple(map(sum, self._lengths(images)))
-        return Stream.of(lengths, ids_T3.to(self.srt_tokens.device), self.gen.config, backend)
+    def _lengths(self, images: Images) -> list[tuple[int, int, int]]:
+        return row_lengths(images, self.config.srt_count)
+
+    def _stream(self, images: Images, moments: Moments, backend: Backend) -> Stream:
+        """Return what the unbridged layers share."""
+        layout = images, self._srt, moments.places, self.gen.config
+        return _self_stream(*layout, backend=backend, device=self.srt_tokens.device)
 
     def _bridge_stream(self, images: Images, contexts: PackedContexts, backend: Backend) -> BridgeStream:
-        """Prepare what the bridged layers share."""
-        srt, und = (self.config.srt_count, self.config.srt_position), self.config.understanding
-        placed = zip(images.references, images.noise, contexts.next_ids, strict=True)
-        ids_T3 = torch.cat([bridge_ids(*grids, *srt) + next_id for *grids, next_id in placed])
-        table = mrope_table(ids_T3.to(self.srt_tokens.device), und.mrope_section, und.rope_theta)
-        lengths = tuple(map(sum, self._lengths(images)))
-        kv_lengths = tuple(map(sum, zip(contexts.lengths, lengths, strict=True)))
-        segments = Segments(lengths, kv_lengths, backend=backend)
-        cos_TD, sin_TD = (each.to(self.srt_tokens.dtype) for each in table)
-        return BridgeStream(segments, contexts.lengths, cos_TD, sin_TD)
+        """Return what the bridged layers share."""
+        return _bridge_stream(
+            images,
+            self._srt,
+            und_lengths=contexts.lengths,
+            next_ids=contexts.next_ids,
+            und=self.config.understanding,
+            backend=backend,
+            dtype=self.srt_tokens.dtype,
+            device=self.srt_tokens.device,
+        )
 
     def _mix(
         self, pair: int, stream: BridgeStream, contexts: PackedContexts, masses: dict[int, Tensor] | None
@@ -160,3 +158,52 @@ class HBridgeNetwork(nn.Module):
             return mixed_Th
 
         return mix
+
+
+def row_lengths(images: Images, num_srt: int) -> list[tuple[int, int, int]]:
+    """Return each row's reference, learned and noise tokens."""
+    srt = (num_srt,) * len(images.noise)
+    return list(zip(images.reference_lengths, srt, images.noise_lengths, strict=True))
+
+
+@lru_cache(maxsize=KEPT_STREAMS)
+@torch.inference_mode(mode=False)
+def _self_stream(
+    images: Images,
+    srt: tuple[int, SrtPosition],
+    places: tuple[int, ...],
+    config: OmniGen2Config,
+    *,
+    backend: Backend,
+    device: torch.device,
+) -> Stream:
+    """Prepare what the unbridged layers share; outside inference mode, so that it also serves training."""
+    ids_T3 = torch.cat(
+        [self_ids(*grids, *srt) for grids in zip(images.references, images.noise, strict=True)]
+    )
+    lengths = tuple(map(sum, row_lengths(images, srt[0])))
+    return Stream.of(lengths, ids_T3.to(device), config, backend, places=places)
+
+
+@lru_cache(maxsize=KEPT_STREAMS)
+@torch.inference_mode(mode=False)
+def _bridge_stream(
+    images: Images,
+    srt: tuple[int, SrtPosition],
+    *,
+    und_lengths: tuple[int, ...],
+    next_ids: tuple[int, ...],
+    und: QwenVLConfig,
+    backend: Backend,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> BridgeStream:
+    """Prepare what the bridged layers share; as _self_stream."""
+    placed = zip(images.references, images.noise, next_ids, strict=True)
+    ids_T3 = torch.cat([bridge_ids(*grids, *srt) + next_id for *grids, next_id in placed])
+    table = mrope_table(ids_T3.to(device), und.mrope_section, und.rope_theta)
+    lengths = tuple(map(sum, row_lengths(images, srt[0])))
+    kv_lengths = tuple(map(sum, zip(und_lengths, lengths, strict=True)))
+    segments = Segments(lengths, kv_lengths, backend=backend)
+    cos_TD, sin_TD = (each.to(dtype) for each in table)
+    return BridgeStream(segments, und_lengths, cos_TD, sin_TD)

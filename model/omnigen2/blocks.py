@@ -1,19 +1,44 @@
 """Blocks of the OmniGen2 transformer over packed tokens; the bridged network uses them too.
 
-Shapes: B segments, T packed tokens, h width, e time width, H query heads, K key heads, D head dim, E half
-of it.
+Shapes: B segments, M different flow times, T packed tokens, h width, e time width, H query heads, K key
+heads, D head dim, E half of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from model.attention import Backend, Segments, attend
-from model.layers import GatedFeedForward, RMSNorm
+from model.layers import GatedFeedForward, RMSNorm, Sharing
 from model.omnigen2.config import OmniGen2Config
 from model.rope import axial_table, rotate_pairs
+
+KEPT_STREAMS = 8
+"""Layouts of each kind whose tables are kept: a step mostly has the layout of the step before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """The flow times of rows or segments, each different one embedded once.
+
+    Attributes:
+        condition_Me: silu of their embeddings, in the order in which they are first met.
+        places: Which of them each row or segment has.
+    """
+
+    condition_Me: Tensor
+    places: tuple[int, ...]
+
+    def of(self, rows: Sequence[int]) -> "Moments":
+        """Return those of some rows."""
+        places = [self.places[row] for row in rows]
+        sharing = Sharing.of(places)
+        if (met := sharing.pick(places)) == list(range(len(self.condition_Me))):
+            return Moments(self.condition_Me, sharing.places)
+        met_M = torch.tensor(met, device=self.condition_Me.device)
+        return Moments(self.condition_Me.index_select(0, met_M), sharing.places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +47,24 @@ class Stream:
 
     Attributes:
         segments: Each segment attends to itself and has one modulation.
-        segment_T: The segment of each token; None when all segments are equally long.
+        place_T: Which modulation each token has; None when each has as many tokens, in order.
         cos_TE: Rotation table of the tokens; sin_TE likewise.
     """
 
     segments: Segments
-    segment_T: Tensor | None
+    place_T: Tensor | None
     cos_TE: Tensor
     sin_TE: Tensor
 
     @classmethod
     def of(
-        cls, lengths: tuple[int, ...], ids_T3: Tensor, config: OmniGen2Config, backend: Backend
+        cls,
+        lengths: tuple[int, ...],
+        ids_T3: Tensor,
+        config: OmniGen2Config,
+        backend: Backend,
+        *,
+        places: tuple[int, ...] | None = None,
     ) -> "Stream":
         """Prepare everything that the blocks of one call share, on the device of the ids.
 
@@ -42,23 +73,26 @@ class Stream:
             ids_T3: Position ids.
             config: Of the network that the tokens go through.
             backend: Of the attention.
+            places: Which modulation each segment has, as in Moments; one of its own when left out.
         """
-        segment_T = None
-        if min(lengths) < max(lengths):
-            repeats_B = torch.tensor(lengths, device=ids_T3.device)
-            segment_T = torch.repeat_interleave(repeats_B, output_size=sum(lengths))
+        own = tuple(range(len(lengths)))
+        places = own if places is None else places
+        place_T = None
+        if any(places) and (places != own or min(lengths) < max(lengths)):
+            place_B, repeats_B = (torch.tensor(each, device=ids_T3.device) for each in (places, lengths))
+            place_T = torch.repeat_interleave(place_B, repeats_B, output_size=sum(lengths))
         table = axial_table(ids_T3, config.axes_dim_rope, config.rope_theta)
-        return cls(Segments.own(lengths, backend=backend), segment_T, *table)
+        return cls(Segments.own(lengths, backend=backend), place_T, *table)
 
-    def norm(self, norm: RMSNorm, x_Th: Tensor, factor_Bh: Tensor) -> Tensor:
-        """Normalise every token and multiply it by its segment's factor."""
-        return self.scale(norm.normalise(x_Th), norm.weight * factor_Bh)
+    def norm(self, norm: RMSNorm, x_Th: Tensor, factor_Mh: Tensor) -> Tensor:
+        """Normalise every token and multiply it by the factor of its time."""
+        return self.scale(norm.normalise(x_Th), norm.weight * factor_Mh)
 
-    def scale(self, x_Th: Tensor, factor_Bh: Tensor) -> Tensor:
-        """Multiply every token by its segment's factor."""
-        if self.segment_T is not None:
-            return x_Th * factor_Bh.index_select(0, self.segment_T)
-        return (torch.unflatten(x_Th, 0, (factor_Bh.shape[0], -1)) * factor_Bh[:, None]).flatten(0, 1)
+    def scale(self, x_Th: Tensor, factor_Mh: Tensor) -> Tensor:
+        """Multiply every token by the factor of its time."""
+        if self.place_T is not None:
+            return x_Th * factor_Mh.index_select(0, self.place_T)
+        return (torch.unflatten(x_Th, 0, (factor_Mh.shape[0], -1)) * factor_Mh[:, None]).flatten(0, 1)
 
 
 class Attention(nn.Module):
@@ -101,9 +135,9 @@ class Modulation(nn.Module):
         self.linear = nn.Linear(config.time_width, 4 * config.hidden_size)
         self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
 
-    def forward(self, condition_Be: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, condition_Me: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return scale and gate of the attention half, then of the feed-forward half, ready to multiply."""
-        scale_1, gate_1, scale_2, gate_2 = self.linear(condition_Be).chunk(4, -1)
+        scale_1, gate_1, scale_2, gate_2 = self.linear(condition_Me).chunk(4, -1)
         return 1 + scale_1, gate_1.tanh(), 1 + scale_2, gate_2.tanh()
 
 
@@ -122,16 +156,16 @@ class ModulatedBlock(nn.Module):
         self.feed_forward = GatedFeedForward(config.hidden_size, config.ffn_width)
         self.ffn_norm2 = RMSNorm(config.hidden_size, eps=config.norm_eps)
 
-    def forward(self, x_Th: Tensor, condition_Be: Tensor, stream: Stream, mix: Mix | None = None) -> Tensor:
+    def forward(self, x_Th: Tensor, condition_Me: Tensor, stream: Stream, mix: Mix | None = None) -> Tensor:
         """Pass packed tokens through.
 
         Args:
             x_Th: Tokens.
-            condition_Be: silu of the time embedding, one for each segment.
+            condition_Me: silu of the embeddings of all different times.
             stream: Their packing.
             mix: What to do with the attention layer and its input; None attends within the stream.
         """
-        scale_1, gate_1, scale_2, gate_2 = self.norm1(condition_Be)
+        scale_1, gate_1, scale_2, gate_2 = self.norm1(condition_Me)
         u_Th = stream.norm(self.norm1.norm, x_Th, scale_1)
         mixed_Th = self.attn(u_Th, stream) if mix is None else mix(self.attn, u_Th)
         x_Th = x_Th + stream.norm(self.norm2, mixed_Th, gate_1)
@@ -167,7 +201,7 @@ class OutputNorm(nn.Module):
         self.linear_1 = nn.Linear(config.time_width, config.hidden_size)
         self.linear_2 = nn.Linear(config.hidden_size, config.patch_channels_out)
 
-    def forward(self, x_Th: Tensor, condition_Be: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x_Th: Tensor, condition_Me: Tensor, stream: Stream) -> Tensor:
         """Return patches [T, Z]."""
-        patches_TZ: Tensor = self.linear_2(stream.scale(self.norm(x_Th), 1 + self.linear_1(condition_Be)))
+        patches_TZ: Tensor = self.linear_2(stream.scale(self.norm(x_Th), 1 + self.linear_1(condition_Me)))
         return patches_TZ

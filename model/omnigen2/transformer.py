@@ -3,11 +3,12 @@
 `ImageTransformer` is the part that reads images and time; `OmniGen2Transformer` adds the text features.
 Parameter names are those of the released checkpoint.
 
-Shapes: R rows, T packed tokens, L text tokens, F text feature width, h width, e time width, C latent
-channels, Y and X latent rows and columns.
+Shapes: R rows, M different flow times, T packed tokens, L text tokens, F text feature width, h width,
+C latent channels, Y and X latent rows and columns.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
 import torch
@@ -26,7 +27,7 @@ from model.layers import (
     time_sinusoid,
     unpatchify,
 )
-from model.omnigen2.blocks import ModulatedBlock, OutputNorm, PlainBlock, Stream
+from model.omnigen2.blocks import KEPT_STREAMS, ModulatedBlock, Moments, OutputNorm, PlainBlock, Stream
 from model.omnigen2.config import MAX_REFERENCES, TIME_CHANNELS, OmniGen2Config
 from model.omnigen2.layout import Grid, Images, image_ids, joint_ids, text_ids
 
@@ -67,36 +68,34 @@ class ImageTransformer(nn.Module):
         self.layers = _blocks(config, config.num_layers)
         self.norm_out = OutputNorm(config)
 
-    def embed_times(self, times_R: Tensor) -> Tensor:
-        """Return silu of the time embedding of each row: [R, e].
+    def embed_times(self, rows: Sequence[Row]) -> Moments:
+        """Embed the flow times of rows; those that are the same once."""
+        sharing = Sharing.of([row.time for row in rows])
+        times = [row.time for row in sharing.pick(rows)]
+        times_M = torch.tensor(times, dtype=torch.float32, device=self.x_embedder.weight.device)
+        sinusoid_MZ = time_sinusoid(times_M, TIME_CHANNELS, self.config.timestep_scale)
+        return Moments(silu(self.time_caption_embed.timestep_embedder(sinusoid_MZ)), sharing.places)
 
-        Args:
-            times_R: Flow times in [0, 1], float32.
-        """
-        sinusoid_RZ = time_sinusoid(times_R, TIME_CHANNELS, self.config.timestep_scale)
-        return silu(self.time_caption_embed.timestep_embedder(sinusoid_RZ))
-
-    def noise_stream(self, images: Images, backend: Backend) -> Stream:
+    def noise_stream(self, images: Images, moments: Moments, backend: Backend) -> Stream:
         """Pack every row's noise alone."""
-        return self._image_stream(images.noise, backend)
+        return self._image_stream(images.noise, moments, backend)
 
-    def embed_noise(
-        self, rows: Sequence[Row], images: Images, condition_Re: Tensor, backend: Backend
-    ) -> Tensor:
+    def embed_noise(self, rows: Sequence[Row], images: Images, moments: Moments, backend: Backend) -> Tensor:
         """Embed and refine the pictures in the making: packed [T, h].
 
         Rows that share a latent and a time, such as the guidance branches of a picture, are refined once.
         """
         sharing = Sharing.of([(id(row.latent_CYX), row.time) for row in rows])
         grids = sharing.pick(images.noise)
-        stream, condition_Be = self._image_stream(grids, backend), _picked(condition_Re, sharing.firsts)
+        moments = moments.of(sharing.firsts)
+        stream = self._image_stream(grids, moments, backend)
         x_Th = self._embed(self.x_embedder, [row.latent_CYX for row in sharing.pick(rows)], grids)
         for block in self.noise_refiner:
-            x_Th = block(x_Th, condition_Be, stream)
+            x_Th = block(x_Th, moments.condition_Me, stream)
         return sharing.spread(x_Th, list(map(prod, grids)))
 
     def embed_references(
-        self, rows: Sequence[Row], images: Images, condition_Re: Tensor, backend: Backend
+        self, rows: Sequence[Row], images: Images, moments: Moments, backend: Backend
     ) -> Tensor:
         """Embed and refine reference images, each alone: packed [T, h], row by row.
 
@@ -111,8 +110,8 @@ class ImageTransformer(nn.Module):
         picked = sharing.pick(placed)
         grids = [images.references[i][j] for i, j, _ in picked]
         lengths = list(map(prod, grids))
-        stream = self._image_stream(grids, backend)
-        condition_Be = _picked(condition_Re, [i for i, _, _ in picked])
+        moments = moments.of([i for i, _, _ in picked])
+        stream = self._image_stream(grids, moments, backend)
         index_BZh = [
             self.image_index_embedding[j].expand(length, -1)
             for (_, j, _), length in zip(picked, lengths, strict=True)
@@ -120,20 +119,19 @@ class ImageTransformer(nn.Module):
         latents = [latent_CYX for _, _, latent_CYX in picked]
         x_Th = self._embed(self.ref_image_patch_embedder, latents, grids) + torch.cat(index_BZh)
         for block in self.ref_image_refiner:
-            x_Th = block(x_Th, condition_Be, stream)
+            x_Th = block(x_Th, moments.condition_Me, stream)
         return sharing.spread(x_Th, lengths)
 
     def velocities(
-        self, x_Th: Tensor, grids: Sequence[Grid], condition_Re: Tensor, stream: Stream
+        self, x_Th: Tensor, grids: Sequence[Grid], moments: Moments, stream: Stream
     ) -> list[Tensor]:
         """Read the velocity [C, Y, X] of each row off its noise tokens, float32."""
-        patches_TZ = self.norm_out(x_Th, condition_Re, stream)
+        patches_TZ = self.norm_out(x_Th, moments.condition_Me, stream)
         return unpatchify(patches_TZ.float(), grids, self.config.patch_size)
 
-    def _image_stream(self, grids: Sequence[Grid], backend: Backend) -> Stream:
-        ids_T3 = torch.cat([image_ids(0, grid) for grid in grids])
-        lengths = tuple(rows * columns for rows, columns in grids)
-        return Stream.of(lengths, ids_T3.to(self.x_embedder.weight.device), self.config, backend)
+    def _image_stream(self, grids: Sequence[Grid], moments: Moments, backend: Backend) -> Stream:
+        device = self.x_embedder.weight.device
+        return _image_stream(tuple(grids), moments.places, self.config, backend=backend, device=device)
 
     def _embed(self, embedder: nn.Module, latents: Sequence[Tensor], grids: Sequence[Grid]) -> Tensor:
         weight = self.x_embedder.weight
@@ -148,8 +146,36 @@ class ImageTransformer(nn.Module):
         return (self.row_embedding[:rows, None] + self.column_embedding[:columns]).flatten(0, 1)
 
 
-def _picked(condition_Re: Tensor, rows: Sequence[int]) -> Tensor:
-    return condition_Re.index_select(0, torch.tensor(rows, device=condition_Re.device))
+@lru_cache(maxsize=KEPT_STREAMS)
+@torch.inference_mode(mode=False)
+def _image_stream(
+    grids: tuple[Grid, ...],
+    places: tuple[int, ...],
+    config: OmniGen2Config,
+    *,
+    backend: Backend,
+    device: torch.device,
+) -> Stream:
+    """Pack images alone; outside inference mode, so that what is kept also serves training."""
+    ids_T3 = torch.cat([image_ids(0, grid) for grid in grids])
+    return Stream.of(tuple(map(prod, grids)), ids_T3.to(device), config, backend, places=places)
+
+
+@lru_cache(maxsize=KEPT_STREAMS)
+@torch.inference_mode(mode=False)
+def _joint_stream(
+    num_text: tuple[int, ...],
+    images: Images,
+    places: tuple[int, ...],
+    config: OmniGen2Config,
+    *,
+    backend: Backend,
+    device: torch.device,
+) -> Stream:
+    """Pack rows of text, references and noise; as _image_stream."""
+    lengths = tuple(map(sum, zip(num_text, images.reference_lengths, images.noise_lengths, strict=True)))
+    ids_T3 = torch.cat(list(map(joint_ids, num_text, images.references, images.noise)))
+    return Stream.of(lengths, ids_T3.to(device), config, backend, places=places)
 
 
 def _blocks(config: OmniGen2Config, num: int) -> nn.ModuleList:
@@ -177,20 +203,19 @@ class OmniGen2Transformer(ImageTransformer):
             backend: Of the attention.
         """
         images = Images.of(rows, self.config.patch_size)
-        times_R = torch.tensor([row.time for row in rows], device=self.x_embedder.weight.device)
-        condition_Re = self.embed_times(times_R)
-        noise = self.noise_stream(images, backend)
+        moments = self.embed_times(rows)
+        noise = self.noise_stream(images, moments, backend)
         text_Th = self.embed_texts(texts, backend)
-        reference_Th = self.embed_references(rows, images, condition_Re, backend)
-        noise_Th = self.embed_noise(rows, images, condition_Re, backend)
-        num_text = [len(text_LF) for text_LF in texts]
+        reference_Th = self.embed_references(rows, images, moments, backend)
+        noise_Th = self.embed_noise(rows, images, moments, backend)
+        num_text = tuple(len(text_LF) for text_LF in texts)
         lengths = list(zip(num_text, images.reference_lengths, images.noise_lengths, strict=True))
         x_Th = interleave(*zip((text_Th, reference_Th, noise_Th), zip(*lengths, strict=True), strict=True))
-        ids_T3 = torch.cat(list(map(joint_ids, num_text, images.references, images.noise)))
-        joint = Stream.of(tuple(map(sum, lengths)), ids_T3.to(x_Th.device), self.config, backend)
+        layout = num_text, images, moments.places, self.config
+        joint = _joint_stream(*layout, backend=backend, device=x_Th.device)
         for block in self.layers:
-            x_Th = block(x_Th, condition_Re, joint)
-        return self.velocities(part(x_Th, lengths, 2), images.noise, condition_Re, noise)
+            x_Th = block(x_Th, moments.condition_Me, joint)
+        return self.velocities(part(x_Th, lengths, 2), images.noise, moments, noise)
 
     def embed_texts(self, texts: Sequence[Tensor], backend: Backend) -> Tensor:
         """Embed and refine text features, each text alone: packed [T, h]; depends on no time and no image."""

@@ -15,7 +15,7 @@ def x_Th(config: OmniGen2Config) -> Tensor:  # noqa: N802
 
 
 @pytest.fixture
-def condition_Be(config: OmniGen2Config) -> Tensor:  # noqa: N802
+def condition_Me(config: OmniGen2Config) -> Tensor:  # noqa: N802
     return torch.randn(len(LENGTHS), config.time_width, generator=torch.Generator().manual_seed(1))
 
 
@@ -35,17 +35,29 @@ def test_every_token_is_scaled_by_its_segment(
     torch.testing.assert_close(second, x_Th[lengths[0] :] * factor_Bh[1])
 
 
+@pytest.mark.parametrize(("places", "lengths"), [((0, 0), (3, 5)), ((1, 0), (4, 4)), ((0, 0, 1), (2, 3, 3))])
+def test_segments_of_one_time_share_its_factor(
+    config: OmniGen2Config, x_Th: Tensor, places: tuple[int, ...], lengths: tuple[int, ...]
+) -> None:
+    factor_Mh = torch.randn(max(places) + 1, config.hidden_size)
+    ids_T3 = torch.cat([text_ids(0, length) for length in lengths])
+    scaled = Stream.of(lengths, ids_T3, config, "sdpa", places=places).scale(x_Th, factor_Mh)
+    whole = zip(scaled.split(lengths), x_Th.split(lengths), places, strict=True)
+    for part, before, place in whole:
+        torch.testing.assert_close(part, before * factor_Mh[place])
+
+
 def test_closed_gates_let_tokens_pass_unchanged(
-    config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor
+    config: OmniGen2Config, x_Th: Tensor, condition_Me: Tensor
 ) -> None:
     block = ModulatedBlock(config)
     torch.nn.init.zeros_(block.norm1.linear.weight)
     torch.nn.init.zeros_(block.norm1.linear.bias)
-    assert torch.equal(block(x_Th, condition_Be, stream(config, LENGTHS)), x_Th)
+    assert torch.equal(block(x_Th, condition_Me, stream(config, LENGTHS)), x_Th)
 
 
 def test_without_scales_and_with_open_gates_a_modulated_block_is_a_plain_one(
-    config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor
+    config: OmniGen2Config, x_Th: Tensor, condition_Me: Tensor
 ) -> None:
     modulated, plain = ModulatedBlock(config), PlainBlock(config)
     shared = {name: weight for name, weight in modulated.state_dict().items() if "norm1.linear" not in name}
@@ -55,33 +67,33 @@ def test_without_scales_and_with_open_gates_a_modulated_block_is_a_plain_one(
         config.hidden_size
     )
     streams = stream(config, LENGTHS)
-    torch.testing.assert_close(modulated(x_Th, condition_Be, streams), plain(x_Th, streams))
+    torch.testing.assert_close(modulated(x_Th, condition_Me, streams), plain(x_Th, streams))
 
 
 def test_a_segment_does_not_see_the_others(
-    config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor
+    config: OmniGen2Config, x_Th: Tensor, condition_Me: Tensor
 ) -> None:
     block = ModulatedBlock(config)
-    both = block(x_Th, condition_Be, stream(config, LENGTHS))
-    alone = block(x_Th[:3], condition_Be[:1], stream(config, (3,)))
+    both = block(x_Th, condition_Me, stream(config, LENGTHS))
+    alone = block(x_Th[:3], condition_Me[:1], stream(config, (3,)))
     torch.testing.assert_close(both[:3], alone, atol=1e-6, rtol=1e-5)
 
 
 def test_what_mixes_tokens_can_be_replaced(
-    config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor
+    config: OmniGen2Config, x_Th: Tensor, condition_Me: Tensor
 ) -> None:
     block, streams = ModulatedBlock(config), stream(config, LENGTHS)
-    own = block(x_Th, condition_Be, streams)
-    same = block(x_Th, condition_Be, streams, lambda attention, u_Th: attention(u_Th, streams))
-    other = block(x_Th, condition_Be, streams, lambda attention, u_Th: u_Th)
+    own = block(x_Th, condition_Me, streams)
+    same = block(x_Th, condition_Me, streams, lambda attention, u_Th: attention(u_Th, streams))
+    other = block(x_Th, condition_Me, streams, lambda attention, u_Th: u_Th)
     assert torch.equal(own, same)
     assert not torch.allclose(own, other)
 
 
 def test_the_output_does_not_depend_on_the_size_of_its_input(
-    config: OmniGen2Config, x_Th: Tensor, condition_Be: Tensor
+    config: OmniGen2Config, x_Th: Tensor, condition_Me: Tensor
 ) -> None:
     head, streams = OutputNorm(config), stream(config, LENGTHS)
     torch.testing.assert_close(
-        head(x_Th, condition_Be, streams), head(9 * x_Th + 1, condition_Be, streams), atol=1e-4, rtol=1e-4
+        head(x_Th, condition_Me, streams), head(9 * x_Th + 1, condition_Me, streams), atol=1e-4, rtol=1e-4
     )

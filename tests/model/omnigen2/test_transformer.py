@@ -97,9 +97,9 @@ def test_refined_noise_does_not_know_the_text(family: OmniGen2, make_row: MakeRo
     for num_text in (3, 9):
         row = make_row(0, (4, 6), num_text)
         images = Images.of([row], 2)
-        condition_Re = family.transformer.embed_times(torch.tensor([0.3]))
+        moments = family.transformer.embed_times([row])
         blank = replace(row, latent_CYX=torch.ones_like(row.latent_CYX))
-        refined.append(family.transformer.embed_noise([blank], images, condition_Re, "sdpa"))
+        refined.append(family.transformer.embed_noise([blank], images, moments, "sdpa"))
     assert torch.equal(*refined)
 
 
@@ -112,12 +112,12 @@ def test_the_order_of_references_matters(family: OmniGen2, make_row: MakeRow) ->
 
 def test_a_reference_is_refined_without_its_neighbours(family: OmniGen2, make_row: MakeRow) -> None:
     row = make_row(0, (4, 4), 3, (4, 4), (2, 6))
-    condition_Re = family.transformer.embed_times(torch.tensor([0.3]))
+    moments = family.transformer.embed_times([row])
     refined = []
     for references in (row.references, row.references[:1]):
         given = [replace(row, references=references)]
         images = Images.of(given, 2)
-        refined.append(family.transformer.embed_references(given, images, condition_Re, "sdpa"))
+        refined.append(family.transformer.embed_references(given, images, moments, "sdpa"))
     torch.testing.assert_close(refined[0][:4], refined[1])
 
 
