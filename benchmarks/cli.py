@@ -15,8 +15,8 @@ from benchmarks import figure as figures
 from benchmarks.engine import Counts, measure_engine
 from benchmarks.load import Arrivals, Campaign, Mix, run_campaign
 from benchmarks.local_server import LocalServer
+from model.checkpoint import weights_hash
 from service.cli import settings_with, users_faults
-from service.loading import load_model
 from training.record import invoked, write_record
 
 RESULTS = Path("benchmarks/results")
@@ -91,11 +91,10 @@ def engine(
     settings = settings_with(model=MODEL, device="cpu", dtype="float32")
     measured: list[figures.Figure] = []
     with users_faults(), screen.status("loading") as status:
-        model = load_model(settings)
-        for each in measure_engine(model, counts):
+        for each in measure_engine(settings, counts):
             measured.append(each)
             status.update(f"{each.title}: {each.value:.4g}")
-    about = {"model": MODEL, "weights_hash": model.card.weights_hash, "dtype": settings.dtype}
+    about = {"model": MODEL, "weights_hash": weights_hash(MODEL), "dtype": settings.dtype}
     write_record(output, invoked(), {**about, "figures": figures.report(measured)})
     screen.print(figures.table(measured))
     _say_where(output)

@@ -15,6 +15,8 @@ import httpx
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import apart
+from benchmarks.apart import Side, aside
 from benchmarks.cancels import measure_cancels
 from benchmarks.clock import in_turns, quantile, ratios, seconds, spread
 from benchmarks.cpu import matrix_rate
@@ -22,10 +24,12 @@ from benchmarks.driver import CACHE_BYTES, Driver
 from benchmarks.figure import Figure
 from benchmarks.first_token import measure_first_token
 from benchmarks.local_server import LocalServer
-from benchmarks.workload import Work, Workload, perform
+from benchmarks.workload import Work, Workload
 from model.drawing import Drawing, plan_drawing
 from model.family import Family, Row
-from service.engine.job import Finished, LoadedModel
+from service.engine.job import Finished, LoadedModel, Timings
+from service.loading import load_model
+from service.settings import Settings
 
 NUM_TOGETHER = 8
 ROWS = (1, 2, 4, 8, 16)
@@ -45,36 +49,40 @@ class Counts:
     cancels: int = 100
 
 
-def measure_engine(model: LoadedModel, counts: Counts) -> Iterator[Figure]:
+def measure_engine(settings: Settings, counts: Counts) -> Iterator[Figure]:
     """Measure everything, one figure after another."""
-    can = model.card.capabilities
-    workload = Workload(can)
+    model = aside(lambda: load_model(settings))
+    workload = Workload(model.card.capabilities)
     plain: list[Work] = [workload.generation() for _ in range(NUM_TOGETHER)]
-    step = profile_step(model.family)
-    for name, works, repeats in (("mixed", workload.mixed(), counts.mixed), ("plain", plain, counts.plain)):
-        figure = measure_packing(model, name, works, repeats)
-        yield replace(figure, details={**figure.details, "step": step})
-    yield measure_alone(model, "generate", workload.generation, counts.drawings)
-    yield measure_alone(model, "edit", workload.edit, counts.drawings)
-    yield measure_alone(model, "understand", workload.question, counts.questions)
-    with LocalServer() as server, httpx.Client(base_url=server.url, timeout=120) as client:
-        yield measure_wire(model.family, client, workload, counts.answers)
+    step = aside(lambda: profile_step(model.family))
+    with apart.pipeline(settings) as bare:
+        with apart.engine(settings) as engine:
+            for name, works, repeats in (
+                ("mixed", workload.mixed(), counts.mixed),
+                ("plain", plain, counts.plain),
+            ):
+                figure = measure_packing(engine, bare, name, works, repeats=repeats)
+                yield replace(figure, details={**figure.details, "step": step})
+            yield measure_alone(engine, bare, "generate", workload.generation, repeats=counts.drawings)
+            yield measure_alone(engine, bare, "edit", workload.edit, repeats=counts.drawings)
+            yield measure_alone(engine, bare, "understand", workload.question, repeats=counts.questions)
+        with LocalServer() as server, httpx.Client(base_url=server.url, timeout=120) as client:
+            yield measure_wire(bare, client, workload, counts.answers)
     yield measure_first_token(model, num_questions=counts.first_tokens)
     yield measure_prefixes(model, workload, counts.edits)
     yield measure_cancels(model, num_tries=counts.cancels)
 
 
-def measure_packing(model: LoadedModel, name: str, works: Sequence[Work], repeats: int) -> Figure:
+def measure_packing(engine: Side, bare: Side, name: str, works: Sequence[Work], *, repeats: int) -> Figure:
     """Compare requests together with the same ones after each other, in throughput."""
-    with Driver(model) as driver:
-        taken = in_turns(
-            {
-                "together": lambda: driver.run(*works),
-                "one_by_one": lambda: [driver.run(work) for work in works],
-                "pipeline": lambda: [perform(model.family, work) for work in works],
-            },
-            repeats=repeats,
-        )
+    taken = in_turns(
+        {
+            "together": lambda: engine.run(*works, together=True),
+            "one_by_one": lambda: engine.run(*works),
+            "pipeline": lambda: bare.run(*works),
+        },
+        repeats=repeats,
+    )
     gains = ratios(taken["one_by_one"], taken["together"])
     return Figure(
         name=f"packed_{name}",
@@ -115,19 +123,15 @@ def profile_step(family: Family) -> dict[str, object]:
     }
 
 
-def measure_alone(model: LoadedModel, task: str, make: Callable[[], Work], repeats: int) -> Figure:
+def measure_alone(engine: Side, bare: Side, task: str, make: Callable[[], Work], *, repeats: int) -> Figure:
     """Compare one request through an engine that has nothing else to do with the bare pipeline."""
-    work, ended = make(), list[Finished]()
-    with Driver(model) as driver:
-        taken = in_turns(
-            {
-                "engine": lambda: ended.extend(driver.run(work)),
-                "pipeline": lambda: perform(model.family, work),
-            },
-            repeats=repeats,
-        )
+    work, told = make(), list[Timings]()
+    taken = in_turns(
+        {"engine": lambda: told.extend(engine.run(work)), "pipeline": lambda: bare.run(work)},
+        repeats=repeats,
+    )
     costs = ratios(taken["engine"], taken["pipeline"])
-    on_device = [each.timings.device_seconds for each in ended[1:]]
+    on_device = [each.device_seconds for each in told[1:]]
     return Figure(
         name=f"alone_{task}",
         title=f"one {task} in the engine over the pipeline, time",
@@ -142,8 +146,8 @@ def measure_alone(model: LoadedModel, task: str, make: Callable[[], Work], repea
     )
 
 
-def measure_wire(family: Family, client: httpx.Client, workload: Workload, repeats: int) -> Figure:
-    """Compare a picture over HTTP with the bare pipeline here, each with words that are new to the server."""
+def measure_wire(bare: Side, client: httpx.Client, workload: Workload, repeats: int) -> Figure:
+    """Compare a picture over HTTP with the bare pipeline, each with words that are new to the server."""
     drawings = [workload.generation(negative_prompt=f"blurry {i}") for i in range(repeats + 1)]
     coming = {name: iter(drawings) for name in ("wire", "pipeline")}
     answers: list[dict[str, Any]] = []
@@ -152,9 +156,7 @@ def measure_wire(family: Family, client: httpx.Client, workload: Workload, repea
         response = client.post("/v1/generate", json=_body(next(coming["wire"])))
         answers.append(response.raise_for_status().json())
 
-    taken = in_turns(
-        {"wire": post, "pipeline": lambda: perform(family, next(coming["pipeline"]))}, repeats=repeats
-    )
+    taken = in_turns({"wire": post, "pipeline": lambda: bare.run(next(coming["pipeline"]))}, repeats=repeats)
     timings = [each["timings"] for each in answers[1:]]
     on_device = [each["usage"]["device_seconds"] for each in answers[1:]]
     stages = {
@@ -196,7 +198,7 @@ def measure_prefixes(model: LoadedModel, workload: Workload, num_edits: int) -> 
     taken = {name: [each.timings.prefill_seconds for each in ended] for name, ended in again.items()}
     saved = [1 - each for each in ratios(taken["kept"], taken["dropped"])]
     kept_seconds, dropped_seconds = (statistics.median(taken[name]) for name in ("kept", "dropped"))
-    encoding = encoding_seconds(model.family, first)
+    encoding = aside(lambda: encoding_seconds(model.family, first))
     return Figure(
         name="prefix_cache",
         title="prefill of a further edit that the prefix cache saves, share",

@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 
 Emit = Callable[[Event], None]
 
+NUM_THREADS = torch.get_num_threads()
+"""PyTorch's choice, read before any thread makes one of its own, which new threads would take over."""
 HELD_SHARE = 0.5
 """Of the memory beside the weights, what jobs that have begun may hold between steps."""
 SURE = 0.9
@@ -387,8 +389,7 @@ class Engine:
             )
 
     def _work(self) -> None:
-        if self._config.num_threads:
-            torch.set_num_threads(self._config.num_threads)
+        torch.set_num_threads(self._config.num_threads or NUM_THREADS)
         with torch.inference_mode():
             while taken := self._next():
                 self._run(*taken)

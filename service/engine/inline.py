@@ -1,20 +1,28 @@
 """The engine on a thread of this process: for tests and small servers, and inside the engine's own process.
 
-To be used on the event loop's thread, where its events are told too.
+To be used on the event loop's thread, where its events are told too. On a processor only the engine's thread
+may have helpers: OpenMP keeps a team for each thread that ever computed in parallel, and as soon as teams
+outnumber the cores they sleep between any two operations, which makes small steps half as fast. So the model
+is loaded on a thread that ends, and jobs are planned on threads that compute alone.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
+
+import torch
 
 from service.engine.calibration import calibration_rounds, cost_file, warm_up_jobs
 from service.engine.cost import CostModel
 from service.engine.engine import Emit, Engine, EngineConfig, Observer, Unobserved
 from service.engine.job import IDLE, Event, Failed, Finished, Job, LoadedModel, ModelCard, Status
 from service.engine.memory import MemoryModel
+
+NUM_PLANNERS = 4
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +45,7 @@ class InlineEngine:
         self._observer: Observer = Unobserved()
         self._engine: Engine | None = None
         self._cost_file: Path | None = None
+        self._planners = ThreadPoolExecutor(NUM_PLANNERS, "planner", torch.set_num_threads, (1,))
 
     @property
     def engine(self) -> Engine | None:
@@ -69,11 +78,13 @@ class InlineEngine:
 
     async def start(self) -> None:
         """Load the model and warm it up; raises what went wrong with that."""
-        model = await asyncio.to_thread(self._load)
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, "loader") as loader:
+            model = await loop.run_in_executor(loader, self._load)
         self._engine = Engine(model, self._config)
         self._engine.start()
         for job in warm_up_jobs(model.card.capabilities):
-            await self._finish(job)
+            await self.finish(job)
         self._engine.costs.adopt(CostModel())  # the first of everything takes longer
         if self._config.cost_folder:
             self._cost_file = cost_file(self._config.cost_folder, model.card, self._config.num_threads)
@@ -91,18 +102,19 @@ class InlineEngine:
             for jobs in calibration_rounds(engine.model.card.capabilities):
                 if perf_counter() - begun > self._config.max_calibration_seconds:
                     break
-                await asyncio.gather(*map(self._finish, jobs))
+                await asyncio.gather(*map(self.finish, jobs))
         engine.is_metering = False
         log.info("calibrated", extra={"seconds": round(perf_counter() - begun, 3)})
         await asyncio.to_thread(_store, engine, path)
 
-    async def _finish(self, job: Job) -> None:
+    async def finish(self, job: Job) -> Finished:
         """Run a job to its end; raises what goes wrong with it."""
         events: asyncio.Queue[Event] = asyncio.Queue()
         await self.submit(job, events.put_nowait)
         while not isinstance(event := await events.get(), Finished):
             if isinstance(event, Failed):
                 raise event.error
+        return event
 
     async def submit(self, job: Job, emit: Emit) -> None:
         """Plan a job and take it in; raises as Engine.submit. Cancelled in here, it leaves nothing behind."""
@@ -114,7 +126,7 @@ class InlineEngine:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(emit, event)
 
-        course = await asyncio.to_thread(self._engine.plan, job)
+        course = await loop.run_in_executor(self._planners, self._engine.plan, job)
         self._engine.enter(job, course, tell)
 
     def cancel(self, job_id: str) -> None:
@@ -124,6 +136,7 @@ class InlineEngine:
 
     async def stop(self) -> None:
         """Tell all jobs that are left EngineDraining and wait for the engine to end, a call at most."""
+        self._planners.shutdown(wait=False)
         if not self._engine:
             return
         await asyncio.to_thread(self._engine.stop)
