@@ -199,6 +199,14 @@ class Family(Protocol):
         """
         ...
 
+    def part(self, context: Context, num_tokens: int, depth: Depth) -> Context:
+        """Return the context of a prompt's first tokens, no deeper than this one; it needs no device.
+
+        Nothing before a token depends on what comes after it, so this equals a prefill of those tokens. Only
+        the whole has logits.
+        """
+        ...
+
     def start(self, size: Size, references: Sequence[Image], seed: int) -> Start:
         """Draw noise on the CPU from the seed and encode the reference images."""
         ...

@@ -123,6 +123,11 @@ class HBridge:
                     contexts[i] = context.only(self._layers(prepared[i].depth))
         return [contexts[i] for i in range(len(prompts))]
 
+    def part(self, context: Context, num_tokens: int, depth: Depth) -> Context:
+        """Return the context of a prompt's first tokens, no deeper than this one."""
+        kept = cast(KVContext, context).only(self._layers(depth))
+        return kept if num_tokens == kept.num_tokens else kept.first(num_tokens)
+
     @torch.inference_mode()
     def start(self, size: Size, references: Sequence[Image], seed: int) -> Start:
         """Draw noise from the seed and encode references by the mean of their posterior.

@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from model.errors import MissingCapability, PromptTooLong
-from model.family import Capabilities, Context, PreparedPrompt, Row, Size, Start, TextCache, TextRow
+from model.family import Capabilities, Context, Depth, PreparedPrompt, Row, Size, Start, TextCache, TextRow
 from model.flow import SOLVERS
 from model.images import output_size, resize_reference
 from model.latents import build_autoencoder, decode_latent, draw_noise, encode_references
@@ -127,6 +127,10 @@ class OmniGen2:
         read = [cast(PreparedTokens, each).prompt for each in prepared]
         expert = cast(QwenVL, self.module.mllm)
         return [TextContext(features_LF) for features_LF in expert.features(read)]
+
+    def part(self, context: Context, num_tokens: int, depth: Depth) -> Context:
+        """Return the context of a prompt's first tokens; there is one depth."""
+        return TextContext(cast(TextContext, context).features_LF[:num_tokens])
 
     @torch.inference_mode()
     def start(self, size: Size, references: Sequence[Image], seed: int) -> Start:

@@ -49,6 +49,18 @@ class KVContext:
         place = self.layers.index(layer)
         return self.keys[place], self.values[place]
 
+    def first(self, num_tokens: int) -> "KVContext":
+        """Return the context of the first positions, in memory of its own."""
+        ids_L3 = self.ids_L3[:num_tokens].clone()
+        return replace(
+            self,
+            keys=tuple(k_LKD[:num_tokens].clone() for k_LKD in self.keys),
+            values=tuple(v_LKD[:num_tokens].clone() for v_LKD in self.values),
+            ids_L3=ids_L3,
+            next_id=int(ids_L3.max()) + 1,
+            logits_V=None,
+        )
+
     def only(self, layers: Sequence[int]) -> "KVContext":
         """Let go of all layers but these."""
         kept = [self.at(layer) for layer in layers]

@@ -1,15 +1,15 @@
 """Contexts kept by what was read, so that nothing is read twice while it is remembered.
 
-A prompt is looked for as a whole, then by its beginnings. What has to be read is cut before its last block:
-the missing beginnings of a round are read in one packed call, all the rest in a second one. Families cut
-where images end, and images are what comes back: in the other branches of an edit, in the next question.
-They are also the dear part, since they pass the vision tower and outnumber the words. So a beginning is
-worth a call even when nobody else wants it yet, and a round without new images takes one call at most.
+A prompt is looked for as a whole, then by its beginnings. Families cut where images end, and images are what
+comes back: in the other branches of an edit, in the next question. They are also the dear part, since they
+pass the vision tower and outnumber the words. So beginnings up to the last cut are kept too: those that
+several prompts of a round need are read first, in a packed call of their own; any other is a part of what
+the one call for all the rest leaves.
 
 Used on the engine's thread only: there are no locks. Knows families by their contract, and no tensors.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -78,7 +78,9 @@ class PrefixCache:
         prompts = [ask.prompt for ask in asks]
         try:
             cut = [prompt for prompt in self._missing(prompts) if len(prompt.blocks) > 1]
-            num_read = self._read([prompt.beginning(len(prompt.blocks) - 1) for prompt in cut])
+            wanted = Counter(prompt.blocks[-2].key for prompt in cut)
+            shared = [_beginning(prompt) for prompt in cut if wanted[prompt.blocks[-2].key] > 1]
+            num_read = self._read(shared)
             num_read |= self._read(prompts)
             return [self._take(ask, num_read) for ask in asks]
         finally:
@@ -98,14 +100,26 @@ class PrefixCache:
         if not missing:
             return {}
         known = [self._longest_beginning(prompt) for prompt in missing]
-        contexts = self._family.prefill(missing, prefixes=[context for _, context in known])
+        # Deep enough to be gone on from where the beginning is to be kept too.
+        deep = [
+            prompt if len(prompt.blocks) - num_blocks == 1 else prompt.beginning(len(prompt.blocks))
+            for prompt, (num_blocks, _) in zip(missing, known, strict=True)
+        ]
+        contexts = self._family.prefill(deep, prefixes=[context for _, context in known])
         num_read = {}
         for prompt, (num_blocks, _), context in zip(missing, known, contexts, strict=True):
-            key = prompt.blocks[-1].key
-            self._entries[key, prompt.depth] = Entry(context, context.num_bytes)
-            self.num_bytes += context.num_bytes
-            num_read[key] = sum(block.num_tokens for block in prompt.blocks[num_blocks:])
+            if len(prompt.blocks) - num_blocks > 1:
+                self._keep(_beginning(prompt), context)
+            self._keep(prompt, context)
+            num_read[prompt.blocks[-1].key] = sum(block.num_tokens for block in prompt.blocks[num_blocks:])
         return num_read
+
+    def _keep(self, prompt: PreparedPrompt, read: Context) -> None:
+        """Keep the context of a prompt that is a part of what was read."""
+        num_tokens = sum(block.num_tokens for block in prompt.blocks)
+        context = self._family.part(read, num_tokens, prompt.depth)
+        self._entries[prompt.blocks[-1].key, prompt.depth] = Entry(context, context.num_bytes)
+        self.num_bytes += context.num_bytes
 
     def _missing(self, prompts: Sequence[PreparedPrompt]) -> list[PreparedPrompt]:
         """Return the prompts that have to be read; of equal ones the deepest."""
@@ -150,3 +164,8 @@ class PrefixCache:
             if not entry.holders:
                 del self._entries[key]
                 self.num_bytes -= entry.num_bytes
+
+
+def _beginning(prompt: PreparedPrompt) -> PreparedPrompt:
+    """Return all but the last block."""
+    return prompt.beginning(len(prompt.blocks) - 1)

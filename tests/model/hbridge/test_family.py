@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from model.checkpoint import load
 from model.errors import BadCheckpoint, MissingCapability
-from model.family import Row, Size, TextRow
+from model.family import Depth, Row, Size, TextRow
 from model.hbridge.family import HBridge
 from model.prompt import Prompt, Turn
+from model.qwen_vl.context import KVContext
 
 PICTURE = Image.effect_noise((70, 100), 60).convert("RGB")
 
@@ -60,6 +61,18 @@ def test_a_question_goes_on_to_the_logits_and_a_drawing_does_not(family: HBridge
     assert question.layers == tuple(range(6))
     assert drawing.logits_V is None
     assert drawing.layers == tuple(family.config.pairs)
+
+
+def test_a_part_of_a_context_is_the_context_of_those_tokens(drawing: HBridge) -> None:
+    edit = drawing.prepare(Prompt.draw("bluer", (PICTURE,)))
+    (whole,) = drawing.prefill([edit.beginning(len(edit.blocks))])
+    for depth, prompt in ((Depth.BEGINNING, edit.beginning(1)), (Depth.PICTURE, edit)):
+        (read,) = drawing.prefill([prompt])
+        part = cast(KVContext, drawing.part(whole, read.num_tokens, depth))
+        assert (part.layers, part.next_id) == (cast(KVContext, read).layers, cast(KVContext, read).next_id)
+        for layer in part.layers:
+            for first, second in zip(part.at(layer), cast(KVContext, read).at(layer), strict=True):
+                torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
 
 
 def test_a_prompt_that_goes_on_from_a_beginning_is_the_prompt_read_whole(drawing: HBridge) -> None:

@@ -14,9 +14,9 @@ from service.engine.job import LoadedModel
 from service.engine.prefix_cache import Ask, Prefilled, PrefixCache
 
 PLENTY = 10**9
-PICTURE, OTHER = (
+PICTURE, OTHER, NOISE = (
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (56, 56, 3), dtype=np.uint8))
-    for seed in range(2)
+    for seed in range(3)
 )
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 EDIT = Prompt.draw("bluer", (PICTURE,))
@@ -134,13 +134,15 @@ def test_the_branches_of_an_edit_read_its_image_once(family: Counting) -> None:
     )
 
 
-def test_a_round_takes_two_packed_calls_and_one_when_no_beginning_is_missing(family: Counting) -> None:
+def test_a_round_takes_one_packed_call_and_two_when_prompts_share_a_beginning(family: Counting) -> None:
     cache = PrefixCache(family, max_bytes=PLENTY)
     for prompts, num_calls in (
         ((NEGATIVE, Prompt.draw("blue"), Prompt.ask("blue?")), 1),
         ((EDIT, NO_TEXT, QUESTION, Prompt.draw("red"), Prompt.draw("x", (OTHER,))), 2),
         ((Prompt.draw("redder", (PICTURE,)), Prompt.ask("how red?", (PICTURE,))), 1),
         ((EDIT, NEGATIVE), 0),
+        ((Prompt.draw("y", (NOISE,)),), 1),
+        ((Prompt.draw("z", (NOISE,)), Prompt.draw("", (NOISE,))), 1),
     ):
         before = family.num_calls
         read(cache, family, *prompts)

@@ -79,6 +79,9 @@ class Toy:
     def prefill(self, prompts: Any, *, prefixes: Any = None) -> list[Read]:
         return [each if isinstance(each, Read) else self.prepare(each) for each in prompts]
 
+    def part(self, context: Read, num_tokens: int, depth: Depth) -> Read:
+        return context
+
     def start(self, size: Size, references: Any, seed: int) -> Start:
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(3, size.height // 8, size.width // 8, generator=generator)
