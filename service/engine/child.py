@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections import deque
 from functools import partial
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from service.engine.cost import Load, Stage
 from service.engine.engine import Engine
 from service.engine.errors import EngineError, JobFailed
 from service.engine.inline import InlineEngine
-from service.engine.job import Failed, Job, Timings
+from service.engine.job import Event, Failed, Finished, Job, Timings
 from service.engine.peer import Peer, encode
 
 log = logging.getLogger(__name__)
@@ -44,11 +44,12 @@ class Child:
     def __init__(self, peer: Peer, host: InlineEngine) -> None:
         self._peer = peer
         self._host = host
+        self._reporter = Reporter()
         self._entering: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Bring the engine up, then work until told to stop or until the engine's thread has died."""
-        self._host.watch(Reporter(partial(asyncio.get_running_loop().call_soon_threadsafe, self.tell)))
+        self._host.watch(self._reporter)
         try:
             await self._host.start()
         except Exception as error:
@@ -81,52 +82,69 @@ class Child:
 
     async def _enter(self, job: Job) -> None:
         try:
-            await self._host.submit(job, lambda event: self.tell("event", job.id, event))
+            await self._host.submit(job, partial(self._tell_event, job.id))
         except Exception as error:
             self.tell("event", job.id, Failed(error=portable(error)))
         finally:
             self._entering.pop(job.id, None)
 
+    def _tell_event(self, job_id: str, event: Event) -> None:
+        if isinstance(event, Finished | Failed):
+            self._tell_observed()
+        self.tell("event", job_id, event)
+
+    def _tell_observed(self) -> None:
+        if observed := self._reporter.take():
+            self.tell("observed", observed)
+
     async def _beat(self, engine: Engine) -> None:
         """Say how long the present step has taken and what there is to do, as long as the engine lives."""
         while engine.is_alive:
+            self._tell_observed()
             self.tell("beat", engine.step_seconds, engine.status)
             await asyncio.sleep(BEAT_SECONDS)
         log.error("the engine's thread has died")
 
 
 class Reporter:
-    """Lets the other end count; what finishes is counted there when it comes."""
+    """Keeps what the engine's thread saw until it is sent, so that the other end can count.
 
-    def __init__(self, tell: Callable[..., object]) -> None:
-        self._tell = tell
+    What finishes, and what is restarted, is counted there anyway.
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[str, tuple[Any, ...]]] = deque()
+
+    def take(self) -> list[tuple[str, tuple[Any, ...]]]:
+        """Return what was seen since the last time: names of an observer's methods, and what to give them."""
+        return [self._seen.popleft() for _ in range(len(self._seen))]
 
     def waited(self, seconds: float) -> None:
-        """Report a job that leaves the queue for the device."""
-        self._tell("observed", "waited", (seconds,))
+        """Keep that a job left the queue for the device."""
+        self._seen.append(("waited", (seconds,)))
 
     def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
-        """Report a packed step."""
-        self._tell("observed", "stepped", (stage, load, seconds))
+        """Keep that there was a packed step."""
+        self._seen.append(("stepped", (stage, load, seconds)))
 
     def prefilled(self, num_prompts: int, num_hits: int) -> None:
-        """Report prompts that were asked for."""
-        self._tell("observed", "prefilled", (num_prompts, num_hits))
+        """Keep that prompts were asked for."""
+        self._seen.append(("prefilled", (num_prompts, num_hits)))
 
     def came_first(self, what: Literal["token", "preview"], seconds: float) -> None:
-        """Report the first that a job showed."""
-        self._tell("observed", "came_first", (what, seconds))
+        """Keep the first that a job showed."""
+        self._seen.append(("came_first", (what, seconds)))
 
     def missed_deadline(self) -> None:
-        """Report a job that was cut off at its deadline."""
-        self._tell("observed", "missed_deadline", ())
+        """Keep that a job was cut off at its deadline."""
+        self._seen.append(("missed_deadline", ()))
 
     def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
         """Leave it to the event."""
 
     def cancelled(self, stage: str, wasted_seconds: float) -> None:
-        """Report a job that was cancelled."""
-        self._tell("observed", "cancelled", (stage, wasted_seconds))
+        """Keep that a job was cancelled."""
+        self._seen.append(("cancelled", (stage, wasted_seconds)))
 
     def restarted(self) -> None:
         """Leave it to the other end."""

@@ -16,6 +16,7 @@ from time import perf_counter
 
 import torch
 
+from model.request import Progress
 from service.engine.calibration import calibration_rounds, cost_file, warm_up_jobs
 from service.engine.cost import CostModel
 from service.engine.engine import Emit, Engine, EngineConfig, Observer, Unobserved
@@ -23,6 +24,7 @@ from service.engine.job import IDLE, Event, Failed, Finished, Job, LoadedModel, 
 from service.engine.memory import MemoryModel
 
 NUM_PLANNERS = 4
+PROGRESS_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -120,14 +122,8 @@ class InlineEngine:
         """Plan a job and take it in; raises as Engine.submit. Cancelled in here, it leaves nothing behind."""
         assert self._engine, "start comes before submit"
         loop = asyncio.get_running_loop()
-
-        def tell(event: Event) -> None:
-            # The loop may have been closed under a client that left without stopping us.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(emit, event)
-
         course = await loop.run_in_executor(self._planners, self._engine.plan, job)
-        self._engine.enter(job, course, tell)
+        self._engine.enter(job, course, Courier(loop, emit))
 
     def cancel(self, job_id: str) -> None:
         """Take a job out, as Engine.cancel."""
@@ -142,6 +138,30 @@ class InlineEngine:
         await asyncio.to_thread(self._engine.stop)
         if self._cost_file:
             await asyncio.to_thread(_store, self._engine, self._cost_file)
+
+
+class Courier:
+    """Carries a job's events from the engine's thread to the event loop.
+
+    Progress within a stage goes ten times a second at most, the latest: to wake the loop for every step of a
+    small model takes longer than the step.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, emit: Emit) -> None:
+        self._loop, self._emit = loop, emit
+        self._stage = ""
+        self._due = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Carry an event, unless it is not due."""
+        if isinstance(event, Progress):
+            now = perf_counter()
+            if event.stage == self._stage and now < self._due:
+                return
+            self._stage, self._due = event.stage, now + PROGRESS_SECONDS
+        # The loop may have been closed under a client that left without stopping us.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._emit, event)
 
 
 def _store(engine: Engine, path: Path) -> None:

@@ -207,8 +207,9 @@ class EngineProcess:
                     self._heard, self._step_seconds, self.status = monotonic(), step_seconds, status
                 case "event", job_id, event:
                     self._tell(job_id, event)
-                case "observed", name, values:
-                    getattr(self._observer, name)(*values)
+                case "observed", observed:
+                    for name, values in observed:
+                        getattr(self._observer, name)(*values)
                 case "ready", card:
                     self.card, self.is_up = card, True
                     self._up_since = self._heard = monotonic()

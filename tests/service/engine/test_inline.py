@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 
 from model.drawing import Drawing
+from model.request import Progress
+from service.engine import inline
 from service.engine.cost import Load
 from service.engine.engine import EngineConfig
-from service.engine.inline import InlineEngine
-from service.engine.job import Event, Finished, Job, LoadedModel
+from service.engine.inline import Courier, InlineEngine
+from service.engine.job import Event, Finished, Job, LoadedModel, Preview
 
 JOB = Job(id="a", work=Drawing(prompt="a", num_inference_steps=2))
 
@@ -97,3 +99,27 @@ def test_a_job_cancelled_while_it_is_planned_never_enters(gated_model: LoadedMod
         await host.stop()
 
     asyncio.run(walk())
+
+
+def test_progress_within_a_stage_is_told_now_and_then_and_all_else_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(inline, "perf_counter", lambda: now[0])
+    told: list[Any] = []
+
+    async def walk() -> None:
+        courier = Courier(asyncio.get_running_loop(), told.append)
+        for step in range(10):
+            now[0] += 0.03
+            courier(Progress(stage="denoise", done=step, total=10))
+        courier(Progress(stage="decode", done=0, total=1))
+        for index in range(2):
+            courier(Preview(index=index, images=()))
+        await asyncio.sleep(0)
+
+    asyncio.run(walk())
+    *steps, decode, first, second = told
+    assert [step.done for step in steps] == [0, 4, 8]
+    assert decode.stage == "decode"
+    assert (first.index, second.index) == (0, 1)
