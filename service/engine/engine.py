@@ -404,7 +404,9 @@ class Engine:
                 if step := self._scheduler.choose(self._wants(), perf_counter()):
                     tickets = [self._tickets[job_id] for job_id in step.job_ids]
                     for ticket in tickets:
-                        self._enter_stage(ticket)
+                        if not ticket.has_begun:
+                            self._enter_stage(ticket)
+                            self._observer.waited(ticket.watch.timings.queue_seconds)
                     return step, tickets
                 self._changed.wait()
 
@@ -434,11 +436,9 @@ class Engine:
         return eligible
 
     def _enter_stage(self, ticket: Ticket) -> None:
-        was_waiting = not ticket.has_begun
+        """Let a job go on, in the same stage or another, and tell where it stands."""
         progress = ticket.course.progress
         ticket.watch.enter(progress.stage)
-        if was_waiting:
-            self._observer.waited(ticket.watch.timings.queue_seconds)
         expected = self._expected_seconds(ticket.standing, ticket.needed_seconds)
         ticket.emit(replace(progress, eta_seconds=expected))
 
@@ -479,6 +479,9 @@ class Engine:
                 if not ticket.is_cancelled:
                     ticket.emit(preview)
             self._step = None
+            for ticket in tickets:
+                if ticket.end is None and not ticket.is_cancelled:
+                    self._enter_stage(ticket)
             self._sweep()
 
     def _note_first(self, what: Literal["token", "preview"], tickets: Sequence[Ticket], now: float) -> None:
