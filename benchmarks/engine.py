@@ -41,8 +41,8 @@ class Counts:
 
     mixed: int = 4
     plain: int = 3
-    drawings: int = 15
-    questions: int = 60
+    drawings: int = 30
+    questions: int = 100
     answers: int = 15
     first_tokens: int = 100
     edits: int = 20

@@ -19,7 +19,7 @@ Priority = Literal["interactive", "batch"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 Flow = tuple[str, Priority]
 
-ROUND: tuple[Stage, ...] = ("prefill", "decode", "answer", "denoise")
+ROUND: tuple[Stage, ...] = ("prefill", "decode", "answer", "prefill", "denoise")
 MAX_BILLS = 4
 BILL_DECAY = 0.99
 
@@ -158,10 +158,10 @@ class Clock:
 class Scheduler:
     """Chooses who runs in the next step.
 
-    **Stages** take turns in rounds: prefill, decode, answer, denoise, one step each, and a stage that nobody
-    wants is skipped. Answers alone may take several steps of a round, while these together stay within
-    `answer_share` of the last denoise step's time. So what is small waits for one denoise step at most, and
-    denoise for one round of the others.
+    **Stages** take turns in rounds: prefill, decode, answer, prefill, denoise, one step each, and a stage
+    that nobody wants is skipped. Who comes during the first three is read before the long one. Answers alone
+    may take several steps of a round, while these together stay within `answer_share` of the last denoise
+    step's time. So what is small waits for one denoise step at most, and denoise for one round of the others.
 
     **Flows** share each stage by weight. While anybody wants to denoise, the other stages are billed there
     too, because that is where most of the device is shared out. A stage that nobody wants forgets its clock.
@@ -182,7 +182,7 @@ class Scheduler:
         config: SchedulerConfig,
         cost: CostModel,
         *,
-        fits: Callable[[Stage, Load], bool] = lambda stage, load: True,
+        fits: Callable[[Stage, Load], bool] | None = None,
     ) -> None:
         self._config = config
         self._cost = cost
@@ -214,9 +214,9 @@ class Scheduler:
         for want in wants:
             wanted[want.stage].append(want)
         self._clocks = {stage: self._clocks.get(stage) or Clock() for stage in wanted}
-        for stage in ROUND[self._turn :] + ROUND[: self._turn]:
-            if stage in wanted:
-                self._turn = (ROUND.index(stage) + 1) % len(ROUND)
+        for place in (*range(self._turn, len(ROUND)), *range(self._turn)):
+            if (stage := ROUND[place]) in wanted:
+                self._turn = (place + 1) % len(ROUND)
                 return self._fill(stage, wanted[stage], now)
         return None
 
@@ -283,7 +283,7 @@ class Scheduler:
 
     def _fits(self, stage: Stage, load: Load) -> bool:
         is_small = load.rows <= self._config.max_rows and load.tokens <= self._config.max_tokens
-        return is_small and self._has_room(stage, load)
+        return is_small and (self._has_room is None or self._has_room(stage, load))
 
     def _rescue(self, wants: Iterable[Want], now: float) -> Want | None:
         """Return who has waited too long, the oldest, unless somebody was rescued just before."""

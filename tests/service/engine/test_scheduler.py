@@ -374,8 +374,8 @@ def test_stages_take_turns_in_their_order() -> None:
     stages = [device.run().stage for _ in range(100)]
     denoised = [index for index, stage in enumerate(stages) if stage == "denoise"]
     for start, end in pairwise(denoised):
-        first, second, *answers = stages[start + 1 : end]
-        assert (first, second) == ("prefill", "decode")
+        first, second, *answers, last = stages[start + 1 : end]
+        assert (first, second, last) == ("prefill", "decode", "prefill")
         assert set(answers) == {"answer"}
 
 
@@ -588,7 +588,7 @@ class Whatever(RuleBasedStateMachine):
             self.since_denoised.clear()
         else:
             self.since_denoised[step.stage].append(run_seconds(step.stage, step.load))
-        assert len(self.since_denoised["prefill"]) <= 1
+        assert len(self.since_denoised["prefill"]) <= 2
         assert len(self.since_denoised["decode"]) <= 1
         assert sum(self.since_denoised["answer"][:-1]) <= self.config.answer_share * self.denoise_seconds
         if step.stage == "denoise":
