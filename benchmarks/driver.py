@@ -9,7 +9,13 @@ from time import perf_counter
 from typing import Self
 from uuid import uuid4
 
-from benchmarks.workload import Work
+from torch import Tensor
+
+from benchmarks.workload import Work, perform
+from model.drawing import Drawn
+from model.family import Family, PreparedPrompt
+from model.question import Answered
+from model.request import Progress
 from service.engine.cost import Load, Stage
 from service.engine.engine import Engine, EngineConfig, Unobserved
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel
@@ -30,6 +36,50 @@ class Taken:
     load: Load
     seconds: float
     ended: float = field(default_factory=perf_counter)
+
+
+class Bare:
+    """The bare pipeline as a job of one step, on the engine's thread: the same core, caches and OpenMP team.
+
+    Attributes:
+        seconds: What the pipeline took, without anything of the engine's; 0 before.
+    """
+
+    load = Load(rows=1, tokens=1)
+    least: Sequence[tuple[Stage, Load, int]] = ()
+    prompts: Sequence[PreparedPrompt] = ()
+    progress = Progress(stage="decode", done=0, total=1)
+
+    def __init__(self, family: Family, work: Work) -> None:
+        self._family, self._work = family, work
+        self._result: Drawn | Answered | None = None
+        self.seconds = 0.0
+
+    @property
+    def stage(self) -> Stage | None:
+        """The step that draws nothing packed."""
+        return None if self._result else "decode"
+
+    @property
+    def remaining(self) -> Sequence[tuple[Stage, Load, int]]:
+        """That step."""
+        return [("decode", self.load, 1)]
+
+    @property
+    def latents(self) -> list[Tensor]:
+        """None; reading them is the step."""
+        begun = perf_counter()
+        self._result = perform(self._family, self._work)
+        self.seconds = perf_counter() - begun
+        return []
+
+    def take(self, outcome: object) -> None:
+        """Take nothing."""
+
+    def finish(self) -> Drawn | Answered:
+        """Return the pipeline's result."""
+        assert self._result, "it has run"
+        return self._result
 
 
 class Driver(Unobserved):
@@ -77,6 +127,14 @@ class Driver(Unobserved):
         ends = [self.submit(to_job(work)) for work in works]
         return [end.result(PATIENCE_SECONDS) for end in ends]
 
+    def run_bare(self, work: Work) -> float:
+        """Perform a request with the bare pipeline on the engine's thread; return its seconds."""
+        course, ended = Bare(self.engine.model.family, work), Signal()
+        listen = ended_sets(ended)
+        self.engine.enter(to_job(work), course, listen)
+        assert ended.wait(PATIENCE_SECONDS), "the pipeline did not end"
+        return course.seconds
+
     @contextmanager
     def kept_busy(self, works: Sequence[Callable[[], Work]]) -> Iterator[None]:
         """Keep one job of each kind under way, a new one as soon as it ends."""
@@ -94,6 +152,11 @@ class Driver(Unobserved):
                 stopping.set()
         for end in ends:
             end.result()
+
+
+def ended_sets(signal: Signal) -> Callable[[Event], None]:
+    """Return a listener that sets a signal at a job's end."""
+    return lambda event: signal.set() if isinstance(event, Finished | Failed) else None
 
 
 def to_job(work: Work) -> Job:

@@ -6,17 +6,17 @@ that it flatters nobody.
 """
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import httpx
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import apart
-from benchmarks.apart import Side, aside
+from benchmarks.apart import Bare, aside, pipeline
 from benchmarks.cancels import measure_cancels
 from benchmarks.clock import in_turns, quantile, ratios, seconds, spread
 from benchmarks.cpu import matrix_rate
@@ -27,7 +27,7 @@ from benchmarks.local_server import LocalServer
 from benchmarks.workload import Work, Workload
 from model.drawing import Drawing, plan_drawing
 from model.family import Family, Row
-from service.engine.job import Finished, LoadedModel, Timings
+from service.engine.job import Finished, LoadedModel
 from service.loading import load_model
 from service.settings import Settings
 
@@ -55,34 +55,34 @@ def measure_engine(settings: Settings, counts: Counts) -> Iterator[Figure]:
     workload = Workload(model.card.capabilities)
     plain: list[Work] = [workload.generation() for _ in range(NUM_TOGETHER)]
     step = aside(lambda: profile_step(model.family))
-    with apart.pipeline(settings) as bare:
-        with apart.engine(settings) as engine:
-            for name, works, repeats in (
-                ("mixed", workload.mixed(), counts.mixed),
-                ("plain", plain, counts.plain),
-            ):
-                figure = measure_packing(engine, bare, name, works, repeats=repeats)
-                yield replace(figure, details={**figure.details, "step": step})
-            yield measure_alone(engine, bare, "generate", workload.generation, repeats=counts.drawings)
-            yield measure_alone(engine, bare, "edit", workload.edit, repeats=counts.drawings)
-            yield measure_alone(engine, bare, "understand", workload.question, repeats=counts.questions)
-        with LocalServer() as server, httpx.Client(base_url=server.url, timeout=120) as client:
-            yield measure_wire(bare, client, workload, counts.answers)
+    for name, works, repeats in (("mixed", workload.mixed(), counts.mixed), ("plain", plain, counts.plain)):
+        figure = measure_packing(model, name, works, repeats=repeats)
+        yield replace(figure, details={**figure.details, "step": step})
+    yield measure_alone(model, "generate", workload.generation(), repeats=counts.drawings)
+    yield measure_alone(model, "edit", workload.edit(), repeats=counts.drawings)
+    yield measure_alone(model, "understand", workload.question(), repeats=counts.questions)
+    with (
+        pipeline(settings) as bare,
+        LocalServer() as server,
+        httpx.Client(base_url=server.url, timeout=120) as client,
+    ):
+        yield measure_wire(bare, client, workload, counts.answers)
     yield measure_first_token(model, num_questions=counts.first_tokens)
     yield measure_prefixes(model, workload, counts.edits)
     yield measure_cancels(model, num_tries=counts.cancels)
 
 
-def measure_packing(engine: Side, bare: Side, name: str, works: Sequence[Work], *, repeats: int) -> Figure:
+def measure_packing(model: LoadedModel, name: str, works: Sequence[Work], *, repeats: int) -> Figure:
     """Compare requests together with the same ones after each other, in throughput."""
-    taken = in_turns(
-        {
-            "together": lambda: engine.run(*works, together=True),
-            "one_by_one": lambda: engine.run(*works),
-            "pipeline": lambda: bare.run(*works),
-        },
-        repeats=repeats,
-    )
+    with Driver(model) as driver:
+        taken = in_turns(
+            {
+                "together": lambda: driver.run(*works),
+                "one_by_one": lambda: [driver.run(work) for work in works],
+                "pipeline": lambda: [driver.run_bare(work) for work in works],
+            },
+            repeats=repeats,
+        )
     gains = ratios(taken["one_by_one"], taken["together"])
     return Figure(
         name=f"packed_{name}",
@@ -123,15 +123,22 @@ def profile_step(family: Family) -> dict[str, object]:
     }
 
 
-def measure_alone(engine: Side, bare: Side, task: str, make: Callable[[], Work], *, repeats: int) -> Figure:
-    """Compare one request through an engine that has nothing else to do with the bare pipeline."""
-    work, told = make(), list[Timings]()
-    taken = in_turns(
-        {"engine": lambda: told.extend(engine.run(work)), "pipeline": lambda: bare.run(work)},
-        repeats=repeats,
-    )
-    costs = ratios(taken["engine"], taken["pipeline"])
-    on_device = [each.device_seconds for each in told[1:]]
+def measure_alone(model: LoadedModel, task: str, work: Work, *, repeats: int) -> Figure:
+    """Compare one request through an engine that has nothing else to do with the bare pipeline.
+
+    Both on the engine's thread, in turns.
+    """
+    taken: dict[str, list[float]] = {"engine": [], "pipeline": []}
+    on_device: list[float] = []
+    with Driver(model) as driver:
+        for _ in range(repeats + 1):
+            begun = perf_counter()
+            (ended,) = driver.run(work)
+            taken["engine"].append(perf_counter() - begun)
+            taken["pipeline"].append(driver.run_bare(work))
+            on_device.append(ended.timings.device_seconds)
+    engine, pipeline = (values[1:] for values in taken.values())
+    costs = ratios(engine, pipeline)
     return Figure(
         name=f"alone_{task}",
         title=f"one {task} in the engine over the pipeline, time",
@@ -140,14 +147,18 @@ def measure_alone(engine: Side, bare: Side, task: str, make: Callable[[], Work],
         bar=1.03,
         details={
             "spread": spread(costs),
-            "seconds": {each: spread(values) for each, values in taken.items()},
-            "beyond_device_seconds": spread(_differences(taken["engine"], on_device), digits=5),
+            "seconds": {"engine": spread(engine), "pipeline": spread(pipeline)},
+            "beyond_device_seconds": spread(_differences(engine, on_device[1:]), digits=5),
         },
     )
 
 
-def measure_wire(bare: Side, client: httpx.Client, workload: Workload, repeats: int) -> Figure:
-    """Compare a picture over HTTP with the bare pipeline, each with words that are new to the server."""
+def measure_wire(bare: Bare, client: httpx.Client, workload: Workload, repeats: int) -> Figure:
+    """Take what a picture over HTTP takes beyond the time of its steps, each with words new to the server.
+
+    Beside it, its whole time less the bare pipeline's in another process, which differs from process to
+    process by more than what is asked.
+    """
     drawings = [workload.generation(negative_prompt=f"blurry {i}") for i in range(repeats + 1)]
     coming = {name: iter(drawings) for name in ("wire", "pipeline")}
     answers: list[dict[str, Any]] = []
@@ -156,7 +167,7 @@ def measure_wire(bare: Side, client: httpx.Client, workload: Workload, repeats: 
         response = client.post("/v1/generate", json=_body(next(coming["wire"])))
         answers.append(response.raise_for_status().json())
 
-    taken = in_turns({"wire": post, "pipeline": lambda: bare.run(next(coming["pipeline"]))}, repeats=repeats)
+    taken = in_turns({"wire": post, "pipeline": lambda: bare(next(coming["pipeline"]))}, repeats=repeats)
     timings = [each["timings"] for each in answers[1:]]
     on_device = [each["usage"]["device_seconds"] for each in answers[1:]]
     stages = {
@@ -165,13 +176,13 @@ def measure_wire(bare: Side, client: httpx.Client, workload: Workload, repeats: 
     }
     return Figure(
         name="wire",
-        title="one generate over HTTP minus the pipeline, medians, s",
-        value=statistics.median(taken["wire"]) - statistics.median(taken["pipeline"]),
+        title="one generate over HTTP beyond its steps, median, s",
+        value=statistics.median(_differences(taken["wire"], on_device)),
         wanted="at most",
         bar=0.010,
         details={
-            "in_the_same_turn": spread(_differences(taken["wire"], taken["pipeline"])),
-            "beyond_device_seconds": spread(_differences(taken["wire"], on_device), digits=5),
+            "spread": spread(_differences(taken["wire"], on_device), digits=5),
+            "beyond_pipeline_seconds": spread(_differences(taken["wire"], taken["pipeline"])),
             "beyond_engine_seconds": spread(
                 _differences(taken["wire"], [each["total"] for each in timings]), digits=5
             ),

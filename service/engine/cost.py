@@ -23,6 +23,8 @@ FORMAT = "hbridge-cost-1"
 NUM_FEATURES = 5
 NUM_SETTLED = 8
 NUM_SWEEPS = 8
+SETTLED = 1e-3
+"""Relative change of a weight below which a sweep is the last."""
 FORGETTING = 0.995
 RIDGE = 1e-6
 
@@ -93,9 +95,12 @@ class Fit:
             self.targets[i] = FORGETTING * self.targets[i] + scaled[i] * seconds / scale
         self.num_observed += 1
         for _ in range(NUM_SWEEPS):
+            before = self.weights[:]
             for i, row in enumerate(self.moments):
                 gap = self.targets[i] - sum(map(mul, row, self.weights))
                 self.weights[i] = max(0.0, self.weights[i] + gap / row[i])
+            if all(abs(new - old) <= SETTLED * new for new, old in zip(self.weights, before, strict=True)):
+                break
 
 
 def _read(text: str) -> dict[Stage, Fit]:

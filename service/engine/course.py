@@ -70,6 +70,7 @@ class DrawingCourse:
 
     Attributes:
         plan: The drawing with every default filled in.
+        load: How much it needs next.
         easel: The drawing in the making; None before its prefill.
     """
 
@@ -78,6 +79,7 @@ class DrawingCourse:
         self.plan = plan_drawing(family, drawing)
         self.prompts = [family.prepare(prompt) for prompt in self.plan.prompts.values()]
         self.easel: Easel | None = None
+        self.load = reading(self.prompts)
         self._pictures: Sequence[Image] = ()
 
     @property
@@ -88,15 +90,6 @@ class DrawingCourse:
         if self._pictures:
             return None
         return "decode" if self.easel.is_done else "denoise"
-
-    @property
-    def load(self) -> Load:
-        """How much that is."""
-        if self.easel is None:
-            return reading(self.prompts)
-        if self.easel.is_done:
-            return self._decoding
-        return sum((_load_of(row, self._latents_per_token) for row in self.easel.rows()), Load())
 
     @property
     def remaining(self) -> Sequence[tuple[Stage, Load, int]]:
@@ -156,6 +149,13 @@ class DrawingCourse:
         else:
             check_finite(outcome)
             self.easel.advance(outcome)
+        self.load = self._next_load(self.easel)
+
+    def _next_load(self, easel: Easel | None) -> Load:
+        assert easel, "an easel is there from the prefill on"
+        if easel.is_done:
+            return self._decoding
+        return sum((_load_of(row, self._latents_per_token) for row in easel.rows()), Load())
 
     def _begin(self, prefilled: Sequence[Prefilled]) -> None:
         """Take the contexts of the guidance branches, draw noise and encode the references."""

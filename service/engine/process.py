@@ -134,7 +134,9 @@ class EngineProcess:
         Raises:
             EngineRestarting: The child has just ended.
         """
-        message = await asyncio.to_thread(encode, ("submit", job))
+        asked = "submit", job
+        has_pixels = job.task != "generate"
+        message = await asyncio.to_thread(encode, asked) if has_pixels else encode(asked)
         if not self.is_up:
             raise _restarting()
         self._flights[job.id] = Flight(job=job, emit=emit)
