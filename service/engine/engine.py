@@ -69,7 +69,7 @@ class EngineConfig:
 
     Attributes:
         max_waiting: Jobs that may wait beside those that run.
-        max_running: Jobs that may have begun, and hold contexts and latents.
+        max_running: Drawings that may have begun, and hold contexts and latents; and as many answers.
         max_cache_bytes: Contexts kept for later, beside those in use.
         max_call_seconds: A step expected to take longer is split into calls, and between them cancelled jobs
             leave.
@@ -296,7 +296,7 @@ class Engine:
         with self._changed:
             if self._is_stopping:
                 raise EngineDraining("the server is shutting down")
-            self._check_room()
+            self._check_room(job)
             self._check_deadline(job, standing, self._seconds(course.least))
             expected = self._expected_seconds(standing, needed)
             self._tickets[job.id] = Ticket(
@@ -367,10 +367,13 @@ class Engine:
         held = sum(ticket.held_bytes for ticket in self._tickets.values() if ticket.has_begun)
         return held + self.memory.bytes(stage, load) <= self._max_bytes
 
-    def _check_room(self) -> None:
-        if len(self._tickets) < self._config.max_waiting + self._config.max_running:
+    def _check_room(self, job: Job) -> None:
+        """Refuse a job that would have to wait where as many wait as may."""
+        eligible = self._eligible()
+        beside = sum(each.job.is_question == job.is_question for each in eligible)
+        if beside < self._config.max_running or len(self._tickets) - len(eligible) < self._config.max_waiting:
             return
-        soonest = min(self._expected_seconds(each.standing, each.needed_seconds) for each in self._eligible())
+        soonest = min(self._expected_seconds(each.standing, each.needed_seconds) for each in eligible)
         wait = max(1, math.ceil(soonest))
         raise EngineBusy(
             f"{self.num_waiting} jobs are waiting, which is all that may; try again in about {wait} s",
@@ -419,18 +422,25 @@ class Engine:
         ]
 
     def _eligible(self) -> list[Ticket]:
-        """Return all that have begun, and of the waiting as many as may begin, each flow its part."""
+        """Return all that have begun, and of the waiting as many as may begin, each flow its part.
+
+        Drawings and answers have places of their own, so that a question is read while pictures wait.
+        """
         eligible = [ticket for ticket in self._tickets.values() if ticket.has_begun]
+        running = Counter(ticket.job.is_question for ticket in eligible)
         waiting = [ticket for ticket in self._tickets.values() if not ticket.has_begun]
         counts = Counter(ticket.standing.flow for ticket in eligible)
         weight = self._config.scheduling.weight
         held = sum(ticket.held_bytes for ticket in eligible)
-        while waiting and len(eligible) < self._config.max_running:
+        while waiting := [
+            each for each in waiting if running[each.job.is_question] < self._config.max_running
+        ]:
             first = min(waiting, key=lambda each: counts[each.standing.flow] / weight(each.standing.flow))
             held += first.held_bytes
             if eligible and held > HELD_SHARE * self._max_bytes:
                 break
             counts[first.standing.flow] += 1
+            running[first.job.is_question] += 1
             waiting.remove(first)
             eligible.append(first)
         return eligible
@@ -472,8 +482,7 @@ class Engine:
             self._scheduler.charge(step, now - begun, now)
             self._observer.stepped(step.stage, step.load, now - begun)
             if step.stage == "prefill":
-                asked = [each for each in tickets if each.job.task == "understand"]
-                self._note_first("token", asked, now)
+                self._note_first("token", [each for each in tickets if each.job.is_question], now)
             self._note_first("preview", [ticket for ticket, _ in previews], now)
             for ticket, preview in previews:
                 if not ticket.is_cancelled:

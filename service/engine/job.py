@@ -35,6 +35,11 @@ class Job:
     is_repeatable: bool = False
 
     @property
+    def is_question(self) -> bool:
+        """Whether words are asked for, and no picture."""
+        return isinstance(self.work, Question)
+
+    @property
     def task(self) -> Task:
         """What kind of work it is."""
         if isinstance(self.work, Question):

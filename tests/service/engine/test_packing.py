@@ -320,6 +320,19 @@ def test_what_is_ahead_counts_towards_a_deadline_unless_it_is_due_later(
         gated.gate.set()
 
 
+def test_a_question_does_not_wait_for_a_place_among_drawings(
+    make_engine: Callable[..., Engine], gated: Any, wait_until: Callable[..., None]
+) -> None:
+    engine = make_engine(max_running=1, max_waiting=8)
+    first = held(engine, gated, wait_until)
+    (drawn, answered) = submit(engine, drawing(num_inference_steps=30), ask("what?"))
+    gated.gate.set()
+    result_of(answered)
+    assert not drawn.ended.is_set()
+    result_of(first)
+    result_of(drawn)
+
+
 def teach_memory(engine: Engine, megabytes: int) -> None:
     """Let every row of a flow step take so much."""
     for rows in (1, 2, 4) * 3:
