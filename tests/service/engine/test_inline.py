@@ -20,7 +20,7 @@ def test_costs_are_learnt_at_the_first_start_and_kept(
     loaded: LoadedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def start() -> tuple[int, float]:
-        config = EngineConfig(cost_folder=tmp_path, num_threads=1)
+        config = EngineConfig(cost_folder=tmp_path, num_threads=1, max_calibration_seconds=60)
         host = InlineEngine(lambda: loaded, config)
         await host.start()
         assert host.engine
