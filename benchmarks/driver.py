@@ -17,6 +17,7 @@ from model.family import Family, PreparedPrompt
 from model.question import Answered
 from model.request import Progress
 from service.engine.cost import Load, Stage
+from service.engine.course import Course
 from service.engine.engine import Engine, EngineConfig, Unobserved
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel
 
@@ -108,7 +109,9 @@ class Driver(Unobserved):
         """Write a step down."""
         self.steps.append(Taken(stage=stage, load=load, seconds=seconds))
 
-    def submit(self, job: Job, listen: Callable[[Event], None] = ignore) -> Future[Finished]:
+    def submit(
+        self, job: Job, listen: Callable[[Event], None] = ignore, *, course: Course | None = None
+    ) -> Future[Finished]:
         """Take a job in; `listen` hears its events on the engine's thread. A cancelled job's never ends."""
         end: Future[Finished] = Future()
 
@@ -119,7 +122,7 @@ class Driver(Unobserved):
             elif isinstance(event, Failed):
                 end.set_exception(event.error)
 
-        self.engine.submit(job, emit)
+        self.engine.enter(job, course or self.engine.plan(job), emit)
         return end
 
     def run(self, *works: Work) -> list[Finished]:
@@ -129,10 +132,8 @@ class Driver(Unobserved):
 
     def run_bare(self, work: Work) -> float:
         """Perform a request with the bare pipeline on the engine's thread; return its seconds."""
-        course, ended = Bare(self.engine.model.family, work), Signal()
-        listen = ended_sets(ended)
-        self.engine.enter(to_job(work), course, listen)
-        assert ended.wait(PATIENCE_SECONDS), "the pipeline did not end"
+        course = Bare(self.engine.model.family, work)
+        self.submit(to_job(work), course=course).result(PATIENCE_SECONDS)
         return course.seconds
 
     @contextmanager
@@ -152,11 +153,6 @@ class Driver(Unobserved):
                 stopping.set()
         for end in ends:
             end.result()
-
-
-def ended_sets(signal: Signal) -> Callable[[Event], None]:
-    """Return a listener that sets a signal at a job's end."""
-    return lambda event: signal.set() if isinstance(event, Finished | Failed) else None
 
 
 def to_job(work: Work) -> Job:

@@ -143,8 +143,8 @@ class InlineEngine:
 class Courier:
     """Carries a job's events from the engine's thread to the event loop.
 
-    Progress within a stage goes ten times a second at most, the latest: to wake the loop for every step of a
-    small model takes longer than the step.
+    Progress within a stage goes ten times a second at most, and what comes between is dropped: to wake the
+    loop costs more than many a step of a small model.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, emit: Emit) -> None:
