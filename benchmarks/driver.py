@@ -18,8 +18,9 @@ from model.question import Answered
 from model.request import Progress
 from service.engine.cost import Load, Stage
 from service.engine.course import Course
-from service.engine.engine import Engine, EngineConfig, Unobserved
+from service.engine.engine import Engine, EngineConfig
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel
+from service.engine.observer import Observer
 
 PATIENCE_SECONDS = 300
 CACHE_BYTES = EngineConfig().max_cache_bytes
@@ -83,7 +84,7 @@ class Bare:
         return self._result
 
 
-class Driver(Unobserved):
+class Driver(Observer):
     """An engine from start to stop.
 
     Args:

@@ -11,13 +11,14 @@ from model.drawing import Drawn
 from model.question import Answered
 from service.engine.cost import Load, Stage
 from service.engine.job import Job, Status, Timings
+from service.engine.observer import Observer
 from service.engine.scheduler import PRIORITIES, Priority
 
 COUNTS = tuple(2**power for power in range(17))
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
-class Metrics:
+class Metrics(Observer):
     """Counts what the engine and the wire tell it."""
 
     def __init__(self) -> None:

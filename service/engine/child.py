@@ -18,14 +18,13 @@ from typing import Any, Literal
 
 import zmq.asyncio
 
-from model.drawing import Drawn
 from model.errors import ModelError
-from model.question import Answered
 from service.engine.cost import Load, Stage
 from service.engine.engine import Engine
 from service.engine.errors import EngineError, JobFailed
 from service.engine.inline import InlineEngine
-from service.engine.job import Event, Failed, Finished, Job, Timings
+from service.engine.job import Event, Failed, Finished, Job
+from service.engine.observer import Observer
 from service.engine.peer import Peer, encode
 
 log = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ class Child:
         log.error("the engine's thread has died")
 
 
-class Reporter:
+class Reporter(Observer):
     """Keeps what the engine's thread saw until it is sent, so that the other end can count.
 
     What finishes, and what is restarted, is counted there anyway.
@@ -139,15 +138,9 @@ class Reporter:
         """Keep that a job was cut off at its deadline."""
         self._seen.append(("missed_deadline", ()))
 
-    def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
-        """Leave it to the event."""
-
     def cancelled(self, stage: str, wasted_seconds: float) -> None:
         """Keep that a job was cancelled."""
         self._seen.append(("cancelled", (stage, wasted_seconds)))
-
-    def restarted(self) -> None:
-        """Leave it to the other end."""
 
 
 def portable(error: Exception) -> Exception:

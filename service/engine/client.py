@@ -8,9 +8,10 @@ from enum import StrEnum
 from typing import Protocol
 
 from model.family import Capabilities
-from service.engine.engine import Emit, Observer
+from service.engine.engine import Emit
 from service.engine.errors import EngineDraining, EngineNotReady, EngineRestarting
 from service.engine.job import Event, Failed, Finished, Job, ModelCard, Status
+from service.engine.observer import Observer
 
 log = logging.getLogger(__name__)
 

@@ -15,16 +15,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from model.drawing import Drawing, Drawn
+from model.drawing import Drawing
 from model.errors import ModelError
 from model.images import to_pictures
-from model.question import Answered
 from model.request import Progress
 from service.engine.cost import CostModel, Load, Stage
 from service.engine.course import AnswerCourse, Course, DrawingCourse
@@ -36,8 +35,9 @@ from service.engine.errors import (
     InsufficientMemory,
     JobFailed,
 )
-from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Preview, Status, Timings
+from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Preview, Status
 from service.engine.memory import MemoryModel, Meter, free_bytes
+from service.engine.observer import Observer
 from service.engine.prefix_cache import Ask, Prefilled, PrefixCache
 from service.engine.scheduler import (
     PRIORITIES,
@@ -90,70 +90,6 @@ class EngineConfig:
     scheduling: SchedulerConfig = field(default_factory=SchedulerConfig)
 
 
-class Observer(Protocol):
-    """Who counts what the engine does; called on one thread, the engine's or the event loop's."""
-
-    def waited(self, seconds: float) -> None:
-        """Take note of a job that leaves the queue for the device."""
-        ...
-
-    def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
-        """Take note of a packed step."""
-        ...
-
-    def prefilled(self, num_prompts: int, num_hits: int) -> None:
-        """Take note of prompts that were asked for, and of how many of them nothing had to be read."""
-        ...
-
-    def came_first(self, what: Literal["token", "preview"], seconds: float) -> None:
-        """Take note of the first that a job showed, so long after it came in."""
-        ...
-
-    def missed_deadline(self) -> None:
-        """Take note of a job that was cut off at its deadline."""
-        ...
-
-    def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
-        """Take note of a job that went well."""
-        ...
-
-    def cancelled(self, stage: str, wasted_seconds: float) -> None:
-        """Take note of a job that was cancelled, where, and of the work that was for nothing."""
-        ...
-
-    def restarted(self) -> None:
-        """Take note of an engine that ended by itself and is started again."""
-        ...
-
-
-class Unobserved:
-    """Counts nothing."""
-
-    def waited(self, seconds: float) -> None:
-        """Count nothing."""
-
-    def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
-        """Count nothing."""
-
-    def prefilled(self, num_prompts: int, num_hits: int) -> None:
-        """Count nothing."""
-
-    def came_first(self, what: Literal["token", "preview"], seconds: float) -> None:
-        """Count nothing."""
-
-    def missed_deadline(self) -> None:
-        """Count nothing."""
-
-    def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
-        """Count nothing."""
-
-    def cancelled(self, stage: str, wasted_seconds: float) -> None:
-        """Count nothing."""
-
-    def restarted(self) -> None:
-        """Count nothing."""
-
-
 @dataclass(slots=True, kw_only=True, eq=False)
 class Ticket:
     """A job between submission and its last event.
@@ -196,7 +132,7 @@ class Engine:
         self.memory = MemoryModel()
         self.is_metering = False
         self._config = config
-        self._observer: Observer = Unobserved()
+        self._observer = Observer()
         self._changed = threading.Condition()
         self._tickets: dict[str, Ticket] = {}
         self._scheduler = Scheduler(config.scheduling, self.costs, fits=self._fits)

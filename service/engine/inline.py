@@ -19,9 +19,10 @@ import torch
 from model.request import Progress
 from service.engine.calibration import calibration_rounds, cost_file, warm_up_jobs
 from service.engine.cost import CostModel
-from service.engine.engine import Emit, Engine, EngineConfig, Observer, Unobserved
+from service.engine.engine import Emit, Engine, EngineConfig
 from service.engine.job import IDLE, Event, Failed, Finished, Job, LoadedModel, ModelCard, Status
 from service.engine.memory import MemoryModel
+from service.engine.observer import Observer
 
 NUM_PLANNERS = 4
 PROGRESS_SECONDS = 0.1
@@ -44,7 +45,7 @@ class InlineEngine:
     def __init__(self, load: Callable[[], LoadedModel], config: EngineConfig) -> None:
         self._load = load
         self._config = config
-        self._observer: Observer = Unobserved()
+        self._observer = Observer()
         self._engine: Engine | None = None
         self._cost_file: Path | None = None
         self._planners = ThreadPoolExecutor(NUM_PLANNERS, "planner", torch.set_num_threads, (1,))

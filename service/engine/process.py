@@ -23,9 +23,10 @@ import zmq.asyncio
 from model.errors import ModelError
 from model.request import Progress
 from service.engine.child import BEAT_SECONDS
-from service.engine.engine import Emit, EngineConfig, Observer, Unobserved
+from service.engine.engine import Emit, EngineConfig
 from service.engine.errors import EngineDraining, EngineError, EngineNotReady, EngineRestarting
 from service.engine.job import IDLE, Event, Failed, Finished, Job, LoadedModel, ModelCard
+from service.engine.observer import Observer
 from service.engine.peer import Peer, encode
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class EngineProcess:
         self.status = IDLE
         self._task = load, config
         self._limits = watch or WatchConfig()
-        self._observer: Observer = Unobserved()
+        self._observer = Observer()
         self._flights: dict[str, Flight] = {}
         self._peer: Peer
         self._keeping: asyncio.Task[None] | None = None

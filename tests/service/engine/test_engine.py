@@ -10,12 +10,13 @@ from model.pipeline import draw
 from model.prompt import Turn
 from model.question import Answered, Question
 from service.engine.cost import Load, Stage
-from service.engine.engine import Engine, EngineConfig, Unobserved
+from service.engine.engine import Engine, EngineConfig
 from service.engine.errors import EngineBusy, EngineDraining, InsufficientMemory, JobFailed
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel
+from service.engine.observer import Observer
 
 
-class Counted(Unobserved):
+class Counted(Observer):
     def __init__(self) -> None:
         self.laps: list[str] = []
         self.cancellations: list[str] = []

@@ -1,0 +1,39 @@
+"""What there is to count of an engine."""
+
+from typing import Literal
+
+from model.drawing import Drawn
+from model.question import Answered
+from service.engine.cost import Load, Stage
+from service.engine.job import Job, Timings
+
+
+class Observer:
+    """Who counts what the engine does: nothing, but for what is overridden.
+
+    Called on one thread, the engine's or the event loop's.
+    """
+
+    def waited(self, seconds: float) -> None:
+        """Take note of a job that leaves the queue for the device."""
+
+    def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
+        """Take note of a packed step."""
+
+    def prefilled(self, num_prompts: int, num_hits: int) -> None:
+        """Take note of prompts that were asked for, and of how many of them nothing had to be read."""
+
+    def came_first(self, what: Literal["token", "preview"], seconds: float) -> None:
+        """Take note of the first that a job showed, so long after it came in."""
+
+    def missed_deadline(self) -> None:
+        """Take note of a job that was cut off at its deadline."""
+
+    def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
+        """Take note of a job that went well."""
+
+    def cancelled(self, stage: str, wasted_seconds: float) -> None:
+        """Take note of a job that was cancelled, where, and of the work that was for nothing."""
+
+    def restarted(self) -> None:
+        """Take note of an engine that ended by itself and is started again."""

@@ -1,0 +1,13 @@
+from service.engine.child import Reporter
+from service.engine.observer import Observer
+from service.metrics import Metrics
+
+COUNTED = {name for name in vars(Observer) if not name.startswith("_")}
+
+
+def test_all_that_can_be_counted_is() -> None:
+    assert vars(Metrics).keys() >= COUNTED
+
+
+def test_the_engines_process_reports_all_but_what_is_seen_at_the_other_end() -> None:
+    assert COUNTED - vars(Reporter).keys() == {"finished", "restarted"}
