@@ -3,18 +3,16 @@
 import asyncio
 
 from fastapi import APIRouter, Request, Response
-from PIL import Image
 
 from model.drawing import Drawn
 from service import wire
-from service.answering import image_files, images_answer
+from service.answering import image_files
 from service.deps import ReadyServiceDep, RequestIdDep, Service
 from service.engine.job import Finished, Job
-from service.errors import InvalidRequest
 from service.routes.responses import REFUSALS, body_of
 from service.schemas.answers import ImagesAnswer
-from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest, check_drawing, to_drawing
-from service.uploads import open_images, pick_images
+from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest
+from service.tasks import answer, to_job
 from service.waiting import finish
 
 FILES = {
@@ -51,30 +49,9 @@ async def edit(request: Request, service: ReadyServiceDep, request_id: RequestId
 
 async def draw(request: Request, service: Service, asked: DrawingBody, request_id: str) -> Response:
     """Run a checked request and answer it."""
-    service.check_model(asked.model)
-    job = await asyncio.to_thread(to_job, service, asked, request_id)
+    job = await to_job(service, asked, request_id)
     finished = await finish(request, service.client, job)
     return await asyncio.to_thread(respond, service, job, asked, finished)
-
-
-def to_job(service: Service, asked: DrawingBody, request_id: str) -> Job:
-    """Open the images of a request and put it in the engine's words."""
-    can = service.client.capabilities
-    check_drawing(asked, can)
-    service.check_text(asked.prompt, "prompt")
-    service.check_text(asked.negative_prompt, "negative_prompt")
-    images: tuple[Image.Image, ...] = ()
-    if isinstance(asked, EditRequest):
-        encoded, param = pick_images(asked.image, asked.images)
-        if not encoded:
-            raise InvalidRequest("image is required: the picture to edit", param="image")
-        images = open_images(encoded, param=param, limit=can.max_references, settings=service.settings)
-    return Job(
-        id=request_id,
-        work=to_drawing(asked, images),
-        priority=asked.priority,
-        deadline_seconds=asked.deadline_seconds,
-    )
 
 
 def respond(service: Service, job: Job, asked: DrawingBody, finished: Finished) -> Response:
@@ -85,5 +62,4 @@ def respond(service: Service, job: Job, asked: DrawingBody, finished: Finished) 
         (file,) = image_files(asked, drawn)
         headers = {"X-Seed": str(drawn.seeds[0]), "X-Model": service.client.model_id}
         return Response(file, media_type=f"image/{asked.output_format}", headers=headers)
-    answer = images_answer(service.client.card, job, asked, finished)
-    return Response(answer.model_dump_json(), media_type="application/json")
+    return Response(answer(service, job, asked, finished).model_dump_json(), media_type="application/json")

@@ -1,0 +1,69 @@
+"""The database of keys, jobs and what else must outlive the server: its tables' base and its sessions."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event, make_url
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+BUSY_SECONDS = 10
+
+
+class Base(DeclarativeBase):
+    """Base of every table; the module that uses a table declares it."""
+
+
+class Database:
+    """One database, SQLite (WAL) or PostgreSQL.
+
+    Args:
+        url: As sqlite:///folder/file.db or postgresql://user:password@host/name; drivers are ours to choose.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        self._url = parsed.set(drivername=DRIVERS.get(parsed.drivername, parsed.drivername))
+        self._engine = create_async_engine(self._url, pool_pre_ping=True)
+        if self.is_sqlite:
+            event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
+        self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a file that only this machine reaches."""
+        return self._url.get_backend_name() == "sqlite"
+
+    async def start(self) -> None:
+        """Connect, and make the tables that are missing.
+
+        Raises:
+            OSError: The file's folder cannot be made.
+            sqlalchemy.exc.SQLAlchemyError: The database cannot be reached.
+        """
+        if self.is_sqlite and self._url.database:
+            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+        async with self._engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+
+    async def stop(self) -> None:
+        """Close every connection; may come twice."""
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncGenerator[AsyncSession]:
+        """Open a transaction: committed at the end, rolled back when something is raised."""
+        async with self._sessions() as session, session.begin():
+            yield session
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+    cursor.close()

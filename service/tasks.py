@@ -1,0 +1,92 @@
+"""What a request becomes: its images opened, a job for the engine, and an answer from its result.
+
+Whoever takes requests in, by whatever route, goes this way.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+from PIL.Image import Image
+
+from model.drawing import Drawing
+from model.prompt import Task
+from model.question import Question
+from service.answering import images_answer, text_answer
+from service.deps import Service
+from service.engine.job import Finished, Job
+from service.errors import InvalidRequest
+from service.schemas.answers import ImagesAnswer, TextAnswer
+from service.schemas.body import Body
+from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest, check_drawing, to_drawing
+from service.schemas.question import TextPart, UnderstandRequest, check_question, to_question
+from service.uploads import open_images, pick_images
+
+SCHEMAS: Mapping[Task, type[Body]] = {
+    "generate": GenerateRequest,
+    "edit": EditRequest,
+    "understand": UnderstandRequest,
+}
+
+
+async def to_job(service: Service, asked: Body, request_id: str) -> Job:
+    """Check a request against the loaded model, open its images and put it in the engine's words.
+
+    Raises:
+        ModelNotFound: Another model is asked for.
+        RequestError: A field is wrong; says which.
+        ModelError: The model cannot do it.
+    """
+    service.check_model(asked.model)
+    work: Drawing | Question
+    if isinstance(asked, DrawingBody):
+        work = await asyncio.to_thread(_drawing, service, asked)
+    elif isinstance(asked, UnderstandRequest):
+        work = await asyncio.to_thread(_question, service, asked)
+    else:
+        raise TypeError(f"no task takes a {type(asked).__name__}")
+    return Job(id=request_id, work=work, priority=asked.priority, deadline_seconds=asked.deadline_seconds)
+
+
+def answer(service: Service, job: Job, asked: Body, finished: Finished) -> ImagesAnswer | TextAnswer:
+    """Make the answer to a job of to_job's; writes files, so not on the event loop."""
+    if isinstance(asked, DrawingBody):
+        return images_answer(service.client.card, job, asked, finished)
+    assert isinstance(asked, UnderstandRequest), "to_job took it"
+    return text_answer(service.client.card, job, asked, finished)
+
+
+def _drawing(service: Service, asked: DrawingBody) -> Drawing:
+    can = service.client.capabilities
+    check_drawing(asked, can)
+    service.check_text(asked.prompt, "prompt")
+    service.check_text(asked.negative_prompt, "negative_prompt")
+    images: tuple[Image, ...] = ()
+    if isinstance(asked, EditRequest):
+        encoded, param = pick_images(asked.image, asked.images)
+        if not encoded:
+            raise InvalidRequest("image is required: the picture to edit", param="image")
+        images = open_images(encoded, param=param, limit=can.max_references, settings=service.settings)
+    return to_drawing(asked, images)
+
+
+def _question(service: Service, asked: UnderstandRequest) -> Question:
+    check_question(asked)
+    most = service.settings.max_tokens
+    if asked.max_tokens and asked.max_tokens > most:
+        raise InvalidRequest(f"max_tokens {asked.max_tokens}, {most} at most", param="max_tokens")
+    _check_texts(service, asked)
+    encoded, param = pick_images(asked.image, asked.images)
+    if asked.messages is not None:
+        encoded, param = [image for message in asked.messages for image in message.images], "messages"
+    limit = service.client.capabilities.max_images
+    images = open_images(encoded, param=param, limit=limit, settings=service.settings)
+    return to_question(asked, images, max_tokens=service.default_max_tokens)
+
+
+def _check_texts(service: Service, asked: UnderstandRequest) -> None:
+    """Refuse words beyond the limit, before any image is opened."""
+    service.check_text(asked.prompt or "", "prompt")
+    for index, message in enumerate(asked.messages or []):
+        for part in message.content:
+            if isinstance(part, TextPart):
+                service.check_text(part.text, f"messages.{index}.content")
