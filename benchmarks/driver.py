@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Self
 from uuid import uuid4
 
+from PIL.Image import Image
 from torch import Tensor
 
 from benchmarks.workload import Work, perform
@@ -50,6 +51,7 @@ class Bare:
     load = Load(rows=1, tokens=1)
     least: Sequence[tuple[Stage, Load, int]] = ()
     prompts: Sequence[PreparedPrompt] = ()
+    images: Sequence[Image] = ()
     progress = Progress(stage="decode", done=0, total=1)
 
     def __init__(self, family: Family, work: Work) -> None:

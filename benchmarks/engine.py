@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.apart import Bare, aside, pipeline
 from benchmarks.cancels import measure_cancels
-from benchmarks.clock import in_turns, quantile, ratios, seconds, spread
+from benchmarks.clock import in_turns, quantile, ratios, spread
 from benchmarks.cpu import matrix_rate
 from benchmarks.driver import CACHE_BYTES, Driver
 from benchmarks.figure import Figure
@@ -108,7 +108,7 @@ def profile_step(family: Family) -> dict[str, object]:
     plan = plan_drawing(family, Drawing(prompt="a red circle", seed=0))
     contexts = family.prefill(list(plan.prompts.values()))
     num_branches = len(contexts)
-    latents = [family.start(plan.size, (), seed).latent_CYX for seed in range(ROWS[-1])]
+    latents = [family.noise(plan.size, seed) for seed in range(ROWS[-1])]
     rows = [Row(latent_CYX=each, time=0.5, context=context) for each in latents for context in contexts]
     ways = {str(count): partial(family.velocity, rows[:count]) for count in ROWS}
     medians = {name: statistics.median(each) for name, each in in_turns(ways).items()}
@@ -208,11 +208,9 @@ def measure_prefixes(model: LoadedModel, workload: Workload, num_edits: int) -> 
     again = {name: ended[1:] for name, ended in stages.items()}
     taken = {name: [each.timings.prefill_seconds for each in ended] for name, ended in again.items()}
     saved = [1 - each for each in ratios(taken["kept"], taken["dropped"])]
-    kept_seconds, dropped_seconds = (statistics.median(taken[name]) for name in ("kept", "dropped"))
-    encoding = aside(lambda: encoding_seconds(model.family, first))
     return Figure(
         name="prefix_cache",
-        title="prefill of a further edit that the prefix cache saves, share",
+        title="prefill of a further edit that the caches save, share",
         value=statistics.median(saved),
         wanted="at least",
         bar=0.3,
@@ -223,17 +221,8 @@ def measure_prefixes(model: LoadedModel, workload: Workload, num_edits: int) -> 
                 name: quantile([each.result.usage.prefilled_tokens for each in ended], 0.5)
                 for name, ended in again.items()
             },
-            "of_which_encoding_the_image": encoding,
-            "saved_of_the_rest": round((dropped_seconds - kept_seconds) / (dropped_seconds - encoding), 4),
         },
     )
-
-
-@torch.inference_mode()
-def encoding_seconds(family: Family, edit: Drawing) -> float:
-    """Return what noise and the encoded image of an edit take, a part of its prefill that no cache keeps."""
-    plan = plan_drawing(family, edit)
-    return seconds(lambda: family.start(plan.size, edit.images, plan.seeds[0]))["median"]
 
 
 def _differences(above: Sequence[float], below: Sequence[float]) -> list[float]:

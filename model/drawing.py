@@ -134,21 +134,24 @@ class Easel:
 
     Attributes:
         walks: One for each picture, in step with each other.
-        references: Encoded once, shared by all pictures and branches.
+        references: Encoded once, shared by all pictures and branches, and never changed.
         usage: What it took so far.
     """
 
     def __init__(
-        self, family: Family, drawing: Drawing, plan: Plan, contexts: Mapping[Branch, Context]
+        self,
+        family: Family,
+        drawing: Drawing,
+        plan: Plan,
+        contexts: Mapping[Branch, Context],
+        references: Sequence[Tensor] = (),
     ) -> None:
         can = family.capabilities
-        start = family.start(plan.size, drawing.images, plan.seeds[0])
-        latents = [start.latent_CYX]
-        latents += [family.start(plan.size, (), seed).latent_CYX for seed in plan.seeds[1:]]
-        times = time_grid(plan.num_steps, *start.latent_CYX.shape[1:], name=can.grid)
+        latents = [family.noise(plan.size, seed) for seed in plan.seeds]
+        times = time_grid(plan.num_steps, *latents[0].shape[1:], name=can.grid)
         self.plan, self.contexts = plan, contexts
         self.walks = [Walk(latent_CYX, times, drawing.solver) for latent_CYX in latents]
-        self.references = start.references
+        self.references = tuple(references)
         self.usage = Usage(
             prompt_tokens=contexts[Branch.FULL].num_tokens,
             prefilled_tokens=sum(context.num_tokens for context in contexts.values()),

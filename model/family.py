@@ -132,19 +132,6 @@ class PreparedPrompt(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """Where the flow of one picture begins.
-
-    Attributes:
-        latent_CYX: Pure noise, float32.
-        references: Latents [C,Y,X] of the reference images, sizes of their own.
-    """
-
-    latent_CYX: Tensor
-    references: tuple[Tensor, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One (job, guidance branch) of a packed velocity call.
 
@@ -207,8 +194,12 @@ class Family(Protocol):
         """
         ...
 
-    def start(self, size: Size, references: Sequence[Image], seed: int) -> Start:
-        """Draw noise on the CPU from the seed and encode the reference images."""
+    def encode(self, images: Sequence[Image]) -> list[Tensor]:
+        """Turn reference images into latents [C,Y,X], float32, of sizes of their own; nothing is drawn."""
+        ...
+
+    def noise(self, size: Size, seed: int) -> Tensor:
+        """Draw where the flow of one picture begins, on the CPU from the seed: [C,Y,X], float32."""
         ...
 
     def velocity(self, rows: Sequence[Row]) -> list[Tensor]:

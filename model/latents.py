@@ -37,7 +37,7 @@ def draw_noise(channels: int, size: Size, stride: int, seed: int) -> Tensor:
     return torch.randn(channels, size.height // stride, size.width // stride, generator=generator)
 
 
-def encode_references(autoencoder: nn.Module | None, images: Sequence[Image]) -> tuple[Tensor, ...]:
+def encode_references(autoencoder: nn.Module | None, images: Sequence[Image]) -> list[Tensor]:
     """Encode pictures to latents [C, Y, X], float32: the mean of the posterior, so that nothing is drawn.
 
     Raises:
@@ -45,7 +45,7 @@ def encode_references(autoencoder: nn.Module | None, images: Sequence[Image]) ->
     """
     if autoencoder is None and images:
         raise MissingCapability("this checkpoint has no autoencoder: it cannot read images to edit")
-    return tuple(_encode(autoencoder, image) for image in images)
+    return [_encode(autoencoder, image) for image in images]
 
 
 def _encode(autoencoder: Any, image: Image) -> Tensor:

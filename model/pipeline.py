@@ -25,7 +25,7 @@ def draw(family: Family, drawing: Drawing, listener: Listener = ignore) -> Drawn
     plan = plan_drawing(family, drawing)
     listener(Progress(stage="prefill", done=0, total=1))
     contexts = dict(zip(plan.prompts, family.prefill(list(plan.prompts.values())), strict=True))
-    easel = Easel(family, drawing, plan, contexts)
+    easel = Easel(family, drawing, plan, contexts, family.encode(drawing.images))
     while not easel.is_done:
         listener(Progress(stage="denoise", done=easel.num_done, total=plan.num_steps))
         easel.advance(family.velocity(easel.rows()))

@@ -7,7 +7,6 @@ from PIL import Image
 
 from model.checkpoint import load
 from model.drawing import Drawing
-from model.family import Size
 from model.hbridge.family import HBridge
 from model.pipeline import answer, draw
 from model.prompt import Turn
@@ -64,6 +63,6 @@ def test_its_weights_are_in_the_folder_of_its_name() -> None:
 def test_its_previews_show_light_where_the_picture_is_light(family: HBridge) -> None:
     halves = Image.new("RGB", (64, 64), PALETTE["black"])
     halves.paste(PALETTE["white"], (32, 0, 64, 64))
-    (preview_3HW,) = family.preview(family.start(Size(64, 64), (halves,), 0).references)
+    (preview_3HW,) = family.preview(family.encode([halves]))
     assert preview_3HW.shape == (3, 64, 64)
     assert preview_3HW[..., 48:].mean() - preview_3HW[..., :16].mean() > 0.5

@@ -28,7 +28,13 @@ def _paint(family: Family, drawings: Sequence[Drawing]) -> list[Image]:
     plans = [plan_drawing(family, drawing) for drawing in drawings]
     contexts = iter(family.prefill([prompt for plan in plans for prompt in plan.prompts.values()]))
     easels = [
-        Easel(family, drawing, plan, {branch: next(contexts) for branch in plan.prompts})
+        Easel(
+            family,
+            drawing,
+            plan,
+            {branch: next(contexts) for branch in plan.prompts},
+            family.encode(drawing.images),
+        )
         for drawing, plan in zip(drawings, plans, strict=True)
     ]
     while going := [easel for easel in easels if not easel.is_done]:

@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from model.errors import MissingCapability
-from model.family import Capabilities, Context, Depth, PreparedPrompt, Row, Size, Start, TextCache, TextRow
+from model.family import Capabilities, Context, Depth, PreparedPrompt, Row, Size, TextCache, TextRow
 from model.flow import SOLVERS
 from model.hbridge.config import HBridgeConfig
 from model.hbridge.network import HBridgeNetwork
@@ -129,24 +129,24 @@ class HBridge:
         return kept if num_tokens == kept.num_tokens else kept.first(num_tokens)
 
     @torch.inference_mode()
-    def start(self, size: Size, references: Sequence[Image], seed: int) -> Start:
-        """Draw noise from the seed and encode references by the mean of their posterior.
+    def encode(self, images: Sequence[Image]) -> list[Tensor]:
+        """Turn reference images into latents [C, Y, X] by the mean of their posterior.
 
         Raises:
-            MissingCapability: References, and no autoencoder in the checkpoint.
+            MissingCapability: There is no autoencoder in the checkpoint.
         """
-        limits, device = self.config.limits, self.network.srt_tokens.device
-        channels, stride = self.config.generation.in_channels, self.config.latent_stride
+        limits = self.config.limits
         bounds = {
             "max_pixels": limits.max_pixels,
             "max_side": limits.max_reference_side,
             "step": self.config.size_step,
         }
-        resized = [resize_reference(image, **bounds) for image in references]
-        return Start(
-            latent_CYX=draw_noise(channels, size, stride, seed).to(device),
-            references=encode_references(self.vae, resized),
-        )
+        return encode_references(self.vae, [resize_reference(image, **bounds) for image in images])
+
+    def noise(self, size: Size, seed: int) -> Tensor:
+        """Draw noise [C, Y, X] on the CPU from the seed."""
+        channels, stride = self.config.generation.in_channels, self.config.latent_stride
+        return draw_noise(channels, size, stride, seed).to(self.network.srt_tokens.device)
 
     @torch.inference_mode()
     def velocity(self, rows: Sequence[Row]) -> list[Tensor]:

@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from model.errors import MissingCapability, PromptTooLong
-from model.family import Capabilities, Context, Depth, PreparedPrompt, Row, Size, Start, TextCache, TextRow
+from model.family import Capabilities, Context, Depth, PreparedPrompt, Row, Size, TextCache, TextRow
 from model.flow import SOLVERS
 from model.images import output_size, resize_reference
 from model.latents import build_autoencoder, decode_latent, draw_noise, encode_references
@@ -133,23 +133,23 @@ class OmniGen2:
         return TextContext(cast(TextContext, context).features_LF[:num_tokens])
 
     @torch.inference_mode()
-    def start(self, size: Size, references: Sequence[Image], seed: int) -> Start:
-        """Draw noise from the seed and encode references by the mean of their posterior.
+    def encode(self, images: Sequence[Image]) -> list[Tensor]:
+        """Turn reference images into latents [C, Y, X] by the mean of their posterior.
 
         Raises:
-            MissingCapability: References, and no autoencoder in the checkpoint.
+            MissingCapability: There is no autoencoder in the checkpoint.
         """
         bounds = {
             "max_pixels": MAX_PIXELS,
             "max_side": MAX_REFERENCE_SIDE,
             "step": self.capabilities.size_step,
         }
-        resized = [resize_reference(image, **bounds) for image in references]
+        return encode_references(self.module.vae, [resize_reference(image, **bounds) for image in images])
+
+    def noise(self, size: Size, seed: int) -> Tensor:
+        """Draw noise [C, Y, X] on the CPU from the seed."""
         noise_CYX = draw_noise(self.config.transformer.in_channels, size, LATENT_STRIDE, seed)
-        return Start(
-            latent_CYX=noise_CYX.to(self.transformer.x_embedder.weight.device),
-            references=encode_references(self.module.vae, resized),
-        )
+        return noise_CYX.to(self.transformer.x_embedder.weight.device)
 
     @torch.inference_mode()
     def velocity(self, rows: Sequence[Row]) -> list[Tensor]:

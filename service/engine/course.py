@@ -5,6 +5,7 @@ the engine's. Knows no clock, no queue and no other job.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
 
@@ -21,6 +22,14 @@ from service.engine.cost import Load, Stage
 from service.engine.errors import JobFailed
 from service.engine.job import Preview
 from service.engine.prefix_cache import Prefilled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a course begins with: its prompts read, and its images encoded [C, Y, X]."""
+
+    prefilled: Sequence[Prefilled]
+    references: Sequence[Tensor] = ()
 
 
 class Course(Protocol):
@@ -52,12 +61,17 @@ class Course(Protocol):
         ...
 
     @property
+    def images(self) -> Sequence[Image]:
+        """What must be encoded for it."""
+        ...
+
+    @property
     def progress(self) -> Progress:
         """Where it stands, for whoever waits."""
         ...
 
     def take(self, outcome: Any) -> None:
-        """Take what came of the stage: contexts, velocities, pictures or logits."""
+        """Take what came of the stage: inputs, velocities, pictures or logits."""
         ...
 
     def finish(self) -> Drawn | Answered:
@@ -70,6 +84,7 @@ class DrawingCourse:
 
     Attributes:
         plan: The drawing with every default filled in.
+        images: Its references.
         load: How much it needs next.
         easel: The drawing in the making; None before its prefill.
     """
@@ -77,6 +92,7 @@ class DrawingCourse:
     def __init__(self, family: Family, drawing: Drawing) -> None:
         self._family, self._drawing = family, drawing
         self.plan = plan_drawing(family, drawing)
+        self.images = drawing.images
         self.prompts = [family.prepare(prompt) for prompt in self.plan.prompts.values()]
         self.easel: Easel | None = None
         self.load = reading(self.prompts)
@@ -137,7 +153,7 @@ class DrawingCourse:
         return Preview(index=due.index(done), images=tuple(images))
 
     def take(self, outcome: Any) -> None:
-        """Take contexts, then velocities, then pictures.
+        """Take inputs, then velocities, then pictures.
 
         Raises:
             JobFailed: A velocity is not finite.
@@ -157,13 +173,13 @@ class DrawingCourse:
             return self._decoding
         return sum((_load_of(row, self._latents_per_token) for row in easel.rows()), Load())
 
-    def _begin(self, prefilled: Sequence[Prefilled]) -> None:
-        """Take the contexts of the guidance branches, draw noise and encode the references."""
-        contexts: list[Context] = [each.context for each in prefilled]
+    def _begin(self, inputs: Inputs) -> None:
+        """Take the contexts of the guidance branches and the references, and draw noise."""
+        contexts: list[Context] = [each.context for each in inputs.prefilled]
         by_branch = dict(zip(self.plan.prompts, contexts, strict=True))
-        self.easel = Easel(self._family, self._drawing, self.plan, by_branch)
-        self.easel.usage.prefilled_tokens = sum(each.prefilled_tokens for each in prefilled)
-        self.easel.usage.cached_prompt_tokens = sum(each.cached_tokens for each in prefilled)
+        self.easel = Easel(self._family, self._drawing, self.plan, by_branch, inputs.references)
+        self.easel.usage.prefilled_tokens = sum(each.prefilled_tokens for each in inputs.prefilled)
+        self.easel.usage.cached_prompt_tokens = sum(each.cached_tokens for each in inputs.prefilled)
 
     def finish(self) -> Drawn:
         """Return the pictures."""
@@ -200,8 +216,11 @@ class AnswerCourse:
     """An answer's course: prefill, then a token at a time.
 
     Attributes:
+        images: None to encode: those of a question are part of its prompt.
         reply: The answer in the making; None before its prefill.
     """
+
+    images: Sequence[Image] = ()
 
     def __init__(self, family: Family, question: Question) -> None:
         self._family, self._question = family, question
@@ -246,7 +265,7 @@ class AnswerCourse:
         return self.reply.row()
 
     def take(self, outcome: Any) -> None:
-        """Take the context, then logits; choose a token each time.
+        """Take inputs, then logits; choose a token each time.
 
         Raises:
             JobFailed: A logit is not finite.
@@ -257,8 +276,8 @@ class AnswerCourse:
             check_finite([outcome])
             self.reply.advance(outcome)
 
-    def _begin(self, prefilled: Sequence[Prefilled]) -> None:
-        (one,) = prefilled
+    def _begin(self, inputs: Inputs) -> None:
+        (one,) = inputs.prefilled
         self.reply = Reply(self._family, self._question, one.context)
         self.reply.usage.prefilled_tokens = one.prefilled_tokens
         self.reply.usage.cached_prompt_tokens = one.cached_tokens

@@ -26,7 +26,7 @@ from model.errors import ModelError
 from model.images import to_pictures
 from model.request import Progress
 from service.engine.cost import CostModel, Load, Stage
-from service.engine.course import AnswerCourse, Course, DrawingCourse
+from service.engine.course import AnswerCourse, Course, DrawingCourse, Inputs
 from service.engine.errors import (
     DeadlineExceeded,
     DeadlineUnreachable,
@@ -38,7 +38,8 @@ from service.engine.errors import (
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Preview, Status
 from service.engine.memory import MemoryModel, Meter, free_bytes
 from service.engine.observer import Observer
-from service.engine.prefix_cache import Ask, Prefilled, PrefixCache
+from service.engine.prefix_cache import Ask, PrefixCache
+from service.engine.reference_cache import ReferenceCache
 from service.engine.scheduler import (
     PRIORITIES,
     Flow,
@@ -59,6 +60,8 @@ NUM_THREADS = torch.get_num_threads()
 """PyTorch's choice, read before any thread makes one of its own, which new threads would take over."""
 HELD_SHARE = 0.5
 """Of the memory beside the weights, what jobs that have begun may hold between steps."""
+REFERENCE_SHARE = 0.125
+"""Of what is kept for later, the part for encoded references."""
 SURE = 0.9
 """Of an expected cost, what a deadline is held against: predictions of a step are off by some percent."""
 
@@ -70,7 +73,7 @@ class EngineConfig:
     Attributes:
         max_waiting: Jobs that may wait beside those that run.
         max_running: Drawings that may have begun, and hold contexts and latents; and as many answers.
-        max_cache_bytes: Contexts kept for later, beside those in use.
+        max_cache_bytes: Contexts and encoded references kept for later, beside those in use.
         max_call_seconds: A step expected to take longer is split into calls, and between them cancelled jobs
             leave.
         num_threads: CPU threads of one operation; None leaves PyTorch's choice.
@@ -136,7 +139,9 @@ class Engine:
         self._changed = threading.Condition()
         self._tickets: dict[str, Ticket] = {}
         self._scheduler = Scheduler(config.scheduling, self.costs, fits=self._fits)
-        self._contexts = PrefixCache(model.family, max_bytes=config.max_cache_bytes)
+        reference_bytes = int(REFERENCE_SHARE * config.max_cache_bytes)
+        self._references = ReferenceCache(model.family, max_bytes=reference_bytes)
+        self._contexts = PrefixCache(model.family, max_bytes=config.max_cache_bytes - reference_bytes)
         self._max_bytes = config.max_memory_bytes or free_bytes(model.card.device)
         self._is_stopping = False
         self._step: tuple[Step, float] | None = None
@@ -171,7 +176,7 @@ class Engine:
         return Status(
             waiting={priority: waiting[priority] for priority in PRIORITIES},
             queued_device_seconds=self._packing * sum(ticket.needed_seconds for ticket in tickets),
-            cache_bytes=self._contexts.num_bytes,
+            cache_bytes=self._contexts.num_bytes + self._references.num_bytes,
         )
 
     def watch(self, observer: Observer) -> None:
@@ -467,14 +472,21 @@ class Engine:
             except Exception as error:
                 self._fail(ticket, error)
 
-    def _prefill(self, tickets: Sequence[Ticket]) -> Sequence[list[Prefilled]]:
-        """Read all prompts of all jobs."""
+    def _prefill(self, tickets: Sequence[Ticket]) -> Sequence[Inputs]:
+        """Read all prompts and encode all references of all jobs."""
         asks = [Ask(job_id=each.job.id, prompt=prompt) for each in tickets for prompt in each.course.prompts]
         prefixes = self._contexts
         num_queries, num_hits = prefixes.num_queries, prefixes.num_hits
         prefilled = iter(prefixes.prefill(asks))
         self._observer.prefilled(prefixes.num_queries - num_queries, prefixes.num_hits - num_hits)
-        return [[next(prefilled) for _ in ticket.course.prompts] for ticket in tickets]
+        encoded = iter(self._references.encode([image for each in tickets for image in each.course.images]))
+        return [
+            Inputs(
+                prefilled=[next(prefilled) for _ in ticket.course.prompts],
+                references=[next(encoded) for _ in ticket.course.images],
+            )
+            for ticket in tickets
+        ]
 
     def _denoise(self, tickets: Sequence[Ticket]) -> Sequence[list[Tensor] | None]:
         """Return the velocities of each job's rows, or None for a job that left between two calls."""

@@ -102,7 +102,7 @@ class Status:
     Attributes:
         waiting: Jobs that have not begun, by priority.
         queued_device_seconds: What all jobs that are in still need.
-        cache_bytes: Contexts that are kept.
+        cache_bytes: Contexts and encoded references that are kept.
     """
 
     waiting: Mapping[Priority, int]

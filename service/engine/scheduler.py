@@ -37,7 +37,8 @@ class SchedulerConfig:
         max_tokens: Packed into one step, unless one job alone has more.
         max_rows: Packed into one step, unless one job alone has more.
         min_gain: The part of its cost alone that packing a job must save.
-        answer_share: Time for answers between two denoise steps, as a part of the one before.
+        short_share: Time for answers between two denoise steps, and for a step of another short stage that
+            packing does not make cheaper, as a part of the denoise step before.
         ageing_seconds: Who was not served for so long leads a step; one job in as many seconds.
     """
 
@@ -46,7 +47,7 @@ class SchedulerConfig:
     max_tokens: int = 16384
     max_rows: int = 64
     min_gain: float = 0.05
-    answer_share: float = 0.2
+    short_share: float = 0.2
     ageing_seconds: float = 10.0
 
     def __post_init__(self) -> None:
@@ -160,7 +161,7 @@ class Scheduler:
 
     **Stages** take turns in rounds: prefill, decode, answer, prefill, denoise, one step each, and a stage
     that nobody wants is skipped. Who comes during the first three is read before the long one. Answers alone
-    may take several steps of a round, while these together stay within `answer_share` of the last denoise
+    may take several steps of a round, while these together stay within `short_share` of the last denoise
     step's time. So what is small waits for one denoise step at most, and denoise for one round of the others.
 
     **Flows** share each stage by weight. While anybody wants to denoise, the other stages are billed there
@@ -172,9 +173,10 @@ class Scheduler:
     many seconds does: when there is too much to do everybody is old, and weights should still count.
 
     **A step** is filled in this order, each job taken moving its flow back by its expected seconds. A job
-    joins when that saves `min_gain` of its cost alone, the caps hold and `fits` says that there is memory.
-    Else it is passed over, and no flow with a later virtual time overtakes it, so that it leads soon. The
-    first always runs.
+    joins when that saves `min_gain` of its cost alone, or delays nobody for long: a step of another stage
+    than denoise may last `short_share` of the last denoise step. And the caps hold, and `fits` says that
+    there is memory. Else it is passed over, and no flow with a later virtual time overtakes it, so that it
+    leads soon. The first always runs.
     """
 
     def __init__(
@@ -191,6 +193,7 @@ class Scheduler:
         self._served: dict[str, float] = {}
         self._clocks: dict[Stage, Clock] = {}
         self._turn = 0
+        self._short_seconds = 0.0
         self._answer_seconds = 0.0
         self._rescued = -math.inf
 
@@ -223,7 +226,7 @@ class Scheduler:
     def charge(self, step: Step, seconds: float, now: float) -> None:
         """Bill a step that ran to the flows that were in it, be their jobs gone meanwhile or not."""
         if step.stage == "denoise":
-            self._answer_seconds = self._config.answer_share * seconds
+            self._short_seconds = self._answer_seconds = self._config.short_share * seconds
         elif step.stage == "answer":
             self._answer_seconds -= seconds
             if self._answer_seconds > seconds:
@@ -263,8 +266,9 @@ class Scheduler:
             want = lines[flow].pop()
             alone, packed = self._cost.seconds(stage, want.load), load + want.load
             together = self._cost.seconds(stage, packed)
-            is_worth_it = together <= seconds + (1 - self._config.min_gain) * alone
-            if not taken or (is_worth_it and self._fits(stage, packed)):
+            saves = together <= seconds + (1 - self._config.min_gain) * alone
+            is_short = stage != "denoise" and together <= self._short_seconds
+            if not taken or ((saves or is_short) and self._fits(stage, packed)):
                 load, seconds = packed, together
                 taken[want.job_id] = alone
                 times[flow] += alone / self._config.weight(flow)

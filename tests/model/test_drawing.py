@@ -27,7 +27,7 @@ def begin(family: HBridge, **given: object) -> Easel:
     drawing = Drawing(**fields)  # type: ignore[arg-type]
     plan = plan_drawing(family, drawing)
     contexts = dict(zip(plan.prompts, family.prefill(list(plan.prompts.values())), strict=True))
-    return Easel(family, drawing, plan, contexts)
+    return Easel(family, drawing, plan, contexts, family.encode(drawing.images))
 
 
 def test_rows_are_the_branches_of_one_picture_after_another(family: HBridge) -> None:

@@ -48,7 +48,7 @@ def test_an_autoencoder_in_bfloat16_still_gives_float32(autoencoder: nn.Module) 
 
 
 def test_no_images_need_no_autoencoder() -> None:
-    assert encode_references(None, []) == ()
+    assert encode_references(None, []) == []
     with pytest.raises(MissingCapability, match="no autoencoder"):
         encode_references(None, [PICTURE])
 

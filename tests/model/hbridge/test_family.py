@@ -154,7 +154,7 @@ def test_the_network_shares_every_weight_with_the_module(family: HBridge) -> Non
 
 
 def test_noise_follows_from_the_seed_alone(family: HBridge) -> None:
-    first, second, third = (family.start(Size(64, 96), [], seed).latent_CYX for seed in (1, 1, 2))
+    first, second, third = (family.noise(Size(64, 96), seed) for seed in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, third)
     assert first.shape == (4, 12, 8)
@@ -166,11 +166,11 @@ def test_without_an_autoencoder_latents_go_in_and_come_out(family: HBridge) -> N
     latent = torch.randn(4, 4, 4)
     assert family.decode([latent])[0] is latent
     with pytest.raises(MissingCapability, match="autoencoder"):
-        family.start(Size(64, 64), [PICTURE], 0)
+        family.encode([PICTURE])
 
 
 def test_references_are_encoded_in_whole_steps_and_without_chance(drawing: HBridge) -> None:
-    first, second = (drawing.start(Size(64, 64), [PICTURE], seed).references[0] for seed in (1, 2))
+    first, second = (drawing.encode([PICTURE])[0] for _ in range(2))
     assert first.shape == (4, 12, 8)
     assert torch.equal(first, second)
 

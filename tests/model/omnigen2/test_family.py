@@ -39,11 +39,11 @@ def test_what_a_checkpoint_lacks_is_refused(family: OmniGen2) -> None:
     with pytest.raises(MissingCapability, match="language model"):
         family.prefill([Prompt.draw("a poodle")])
     with pytest.raises(MissingCapability, match="autoencoder"):
-        family.start(Size(64, 64), [PICTURE], 0)
+        family.encode([PICTURE])
 
 
 def test_without_an_autoencoder_latents_come_out_as_they_went_in(family: OmniGen2) -> None:
-    latent = family.start(Size(64, 32), [], 3).latent_CYX
+    latent = family.noise(Size(64, 32), 3)
     assert latent.shape == (16, 4, 8)
     assert family.decode([latent])[0] is latent
 
@@ -61,10 +61,17 @@ def test_a_whole_checkpoint_reads_draws_and_decodes(whole: OmniGen2) -> None:
     assert whole.capabilities.tasks == ("generate", "edit")
     (context,) = whole.prefill([Prompt.draw("a poodle", (PICTURE,))])
     assert context.num_bytes == context.num_tokens * 64 * 4
-    start = whole.start(Size(64, 32), [PICTURE], 3)
-    assert [tuple(latent.shape) for latent in start.references] == [(4, 4, 8)]
+    references = whole.encode([PICTURE])
+    assert [tuple(latent.shape) for latent in references] == [(4, 4, 8)]
     (velocity,) = whole.velocity(
-        [Row(latent_CYX=start.latent_CYX, time=0.0, context=context, references=start.references)]
+        [
+            Row(
+                latent_CYX=whole.noise(Size(64, 32), 3),
+                time=0.0,
+                context=context,
+                references=tuple(references),
+            )
+        ]
     )
     assert whole.decode([velocity])[0].shape == (3, 32, 64)
 

@@ -10,7 +10,7 @@ from model.pipeline import answer, draw
 from model.prompt import Turn
 from model.question import Question
 from service.engine.cost import Load
-from service.engine.course import AnswerCourse, Course, DrawingCourse, check_finite, num_tokens
+from service.engine.course import AnswerCourse, Course, DrawingCourse, Inputs, check_finite, num_tokens
 from service.engine.errors import JobFailed
 from service.engine.prefix_cache import Ask, PrefixCache
 
@@ -30,7 +30,8 @@ def drawing(**fields: Any) -> Drawing:
 
 def begin(family: Family, course: Course) -> None:
     cache = PrefixCache(family, max_bytes=2**20)
-    course.take(cache.prefill([Ask(job_id="a", prompt=prompt) for prompt in course.prompts]))
+    prefilled = cache.prefill([Ask(job_id="a", prompt=prompt) for prompt in course.prompts])
+    course.take(Inputs(prefilled=prefilled, references=family.encode(course.images)))
 
 
 def walk(family: Family, course: Course) -> list[str]:

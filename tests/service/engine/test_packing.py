@@ -433,3 +433,22 @@ def test_no_event_follows_a_cancel(make_engine: Callable[..., Engine]) -> None:
     while engine.num_running + engine.num_waiting:
         wait.wait(0.001)
     assert isinstance(result_of(submit(engine, ask("what?"))[0]), Answered)
+
+
+def test_an_image_that_is_edited_again_is_not_encoded_again(
+    make_engine: Callable[..., Engine], loaded: LoadedModel, gated: Any
+) -> None:
+    encoded: list[Image.Image] = []
+
+    def encode(images: list[Image.Image]) -> Any:
+        encoded.extend(images)
+        return loaded.family.encode(images)
+
+    gated.encode = encode
+    engine = make_engine()
+    edits = [drawing(prompt=words, images=(PICTURE,)) for words in ("red", "blue", "green")]
+    for edit in edits:
+        (listener,) = submit(engine, edit)
+        assert_same_pictures(result_of(listener), draw(loaded.family, edit))
+    assert encoded == [PICTURE]
+    assert engine.status.cache_bytes > 0

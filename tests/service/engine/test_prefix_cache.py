@@ -95,7 +95,7 @@ def test_a_picture_drawn_from_the_cache_is_the_picture(family: Counting) -> None
     read(cache, family, NO_TEXT)
     (edit,) = read(cache, family, EDIT)
     assert 0 < edit.prefilled_tokens < length(family, EDIT)
-    latent_CYX = family.start(Size(32, 32), [], 0).latent_CYX
+    latent_CYX = family.noise(Size(32, 32), 0)
     contexts = [edit.context, family.prefill([EDIT])[0]]
     rows = [Row(latent_CYX=latent_CYX, time=0.3, context=context) for context in contexts]
     torch.testing.assert_close(*family.velocity(rows), **CLOSE)

@@ -344,6 +344,20 @@ def test_jobs_are_packed_only_while_that_saves() -> None:
     assert packed(saved * 1.2) == 1
 
 
+def test_where_packing_saves_nothing_a_short_stage_is_packed_while_it_stays_short() -> None:
+    def packed(stage: Stage, share: float) -> list[int]:
+        device = Device(SchedulerConfig(min_gain=0.99, short_share=share))
+        device.add("draws", forever("denoise", 4000))
+        for number in range(6):
+            device.add(str(number), forever(stage, 100))
+        device.run_until(5)
+        return [len(step.job_ids) for step in (device.run() for _ in range(20)) if step.stage == stage]
+
+    share = 1.05 * run_seconds("prefill", Load(rows=3, tokens=300)) / run_seconds("denoise", load_of(4000))
+    assert set(packed("prefill", share)) == set(packed("decode", share)) == {3}
+    assert set(packed("prefill", 0.0)) == set(packed("denoise", share)) == {1}
+
+
 def test_a_job_above_the_caps_runs_alone() -> None:
     device = Device(SchedulerConfig(max_tokens=300, max_rows=2))
     for number, size in enumerate((100, 1000, 100, 100)):
@@ -381,7 +395,7 @@ def test_stages_take_turns_in_their_order() -> None:
 
 def test_answers_take_their_share_of_a_step_and_one_step_at_least() -> None:
     def answers_between(size: int, share: float) -> int:
-        device = Device(SchedulerConfig(answer_share=share))
+        device = Device(SchedulerConfig(short_share=share))
         device.add("draws", forever("denoise", size))
         device.add("answers", forever("answer", 1))
         while device.run().stage != "denoise":
@@ -590,7 +604,7 @@ class Whatever(RuleBasedStateMachine):
             self.since_denoised[step.stage].append(run_seconds(step.stage, step.load))
         assert len(self.since_denoised["prefill"]) <= 2
         assert len(self.since_denoised["decode"]) <= 1
-        assert sum(self.since_denoised["answer"][:-1]) <= self.config.answer_share * self.denoise_seconds
+        assert sum(self.since_denoised["answer"][:-1]) <= self.config.short_share * self.denoise_seconds
         if step.stage == "denoise":
             self.denoise_seconds = run_seconds(step.stage, step.load)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from model.errors import PromptTooLong
-from model.family import Block, Capabilities, Depth, Size, Start
+from model.family import Block, Capabilities, Depth, Size
 from service.engine.job import LoadedModel, ModelCard
 
 CAPABILITIES = Capabilities(
@@ -82,11 +82,12 @@ class Toy:
     def part(self, context: Read, num_tokens: int, depth: Depth) -> Read:
         return context
 
-    def start(self, size: Size, references: Any, seed: int) -> Start:
+    def encode(self, images: Any) -> list[torch.Tensor]:
+        return [torch.full((3, image.height // 8, image.width // 8), 0.5) for image in images]
+
+    def noise(self, size: Size, seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(3, size.height // 8, size.width // 8, generator=generator)
-        sides = [torch.full((3, image.height // 8, image.width // 8), 0.5) for image in references]
-        return Start(latent_CYX=noise, references=tuple(sides))
+        return torch.randn(3, size.height // 8, size.width // 8, generator=generator)
 
     def velocity(self, rows: Any) -> list[torch.Tensor]:
         for row in rows:
