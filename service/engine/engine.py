@@ -62,6 +62,10 @@ HELD_SHARE = 0.5
 """Of the memory beside the weights, what jobs that have begun may hold between steps."""
 REFERENCE_SHARE = 0.125
 """Of what is kept for later, the part for encoded references."""
+NUM_LEARNT = 64
+"""Steps of a stage that all teach what it costs."""
+LEARNS_ONE_IN = 4
+"""After that, which part of them."""
 SURE = 0.9
 """Of an expected cost, what a deadline is held against: predictions of a step are off by some percent."""
 
@@ -146,6 +150,7 @@ class Engine:
         self._is_stopping = False
         self._step: tuple[Step, float] | None = None
         self._packing = 1.0
+        self._num_steps = 0
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
 
     @property
@@ -368,8 +373,10 @@ class Engine:
         Drawings and answers have places of their own, so that a question is read while pictures wait.
         """
         eligible = [ticket for ticket in self._tickets.values() if ticket.has_begun]
-        running = Counter(ticket.job.is_question for ticket in eligible)
+        if len(eligible) == len(self._tickets):
+            return eligible
         waiting = [ticket for ticket in self._tickets.values() if not ticket.has_begun]
+        running = Counter(ticket.job.is_question for ticket in eligible)
         counts = Counter(ticket.standing.flow for ticket in eligible)
         weight = self._config.scheduling.weight
         held = sum(ticket.held_bytes for ticket in eligible)
@@ -419,7 +426,7 @@ class Engine:
                 if meter:
                     self.memory.observe(step.stage, step.load, meter.peak_bytes)
                 else:
-                    self.costs.observe(step.stage, step.load, now - begun)
+                    self._learn(step, now - begun)
             self._scheduler.charge(step, now - begun, now)
             self._observer.stepped(step.stage, step.load, now - begun)
             if step.stage == "prefill":
@@ -433,6 +440,12 @@ class Engine:
                 if ticket.end is None and not ticket.is_cancelled:
                     self._enter_stage(ticket)
             self._sweep()
+
+    def _learn(self, step: Step, seconds: float) -> None:
+        """Learn what a step took; once much is known, from one step in a few: learning takes time as well."""
+        self._num_steps += 1
+        if self.costs.num_observed(step.stage) < NUM_LEARNT or self._num_steps % LEARNS_ONE_IN == 0:
+            self.costs.observe(step.stage, step.load, seconds)
 
     def _note_first(self, what: Literal["token", "preview"], tickets: Sequence[Ticket], now: float) -> None:
         for ticket in tickets:

@@ -88,11 +88,14 @@ def test_an_answer_may_still_be_as_long_as_it_may_be(family: Family) -> None:
     assert [(stage, count) for stage, _, count in course.remaining] == [("prefill", 1), ("answer", 3)]
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_number_that_is_not_finite_ends_the_course(bad: float) -> None:
-    check_finite([torch.zeros(2)])
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("bad", [[NAN], [INF], [-INF], [INF, -INF]])
+def test_a_number_that_is_not_finite_ends_the_course(bad: list[float]) -> None:
+    check_finite([torch.full((2,), 1e30), torch.full((3,), -1e30)])
     with pytest.raises(JobFailed):
-        check_finite([torch.zeros(2), torch.tensor([0.0, bad])])
+        check_finite([torch.zeros(2), torch.tensor([0.0, *bad])])
 
 
 def test_no_preview_comes_before_the_first_step_or_after_the_last(family: Family) -> None:
