@@ -53,18 +53,18 @@ class Service:
             )
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service = request.app.state.service
     assert isinstance(service, Service)
     return service
 
 
-def _ready_service(service: Annotated[Service, Depends(_service)]) -> Service:
+async def _ready_service(service: Annotated[Service, Depends(_service)]) -> Service:
     service.client.check_ready()
     return service
 
 
-def _request_id(request: Request) -> str:
+async def _request_id(request: Request) -> str:
     return str(request.state.request_id)
 
 
