@@ -36,7 +36,7 @@ def images_answer(model: ModelCard, job: Job, asked: DrawingBody, finished: Fini
         created=int(time.time()),
         model=model.id,
         metadata=asked.metadata,
-        warnings=[],
+        warnings=_drawing_warnings(drawing),
         images=_images(asked, drawn),
         usage=_drawing_usage(drawn, finished.timings),
         timings=_timings(finished.timings),
@@ -62,6 +62,12 @@ def text_answer(model: ModelCard, job: Job, asked: UnderstandRequest, finished: 
     )
 
 
+def _drawing_warnings(drawing: Drawing) -> list[str]:
+    if drawing.mask is not None and not drawing.mask.getbbox():
+        return ["the mask lets nothing change; make it transparent where the picture may change"]
+    return []
+
+
 def _images(asked: DrawingBody, drawn: Drawn) -> list[ImageData]:
     files = image_files(asked, drawn)
     return [
@@ -80,6 +86,7 @@ def _drawing_usage(drawn: Drawn, timings: Timings) -> DrawingUsage:
     usage = drawn.usage
     return DrawingUsage(
         prompt_tokens=usage.prompt_tokens,
+        prompt_image_tokens=usage.prompt_image_tokens,
         cached_prompt_tokens=usage.cached_prompt_tokens,
         prefilled_tokens=usage.prefilled_tokens,
         device_seconds=timings.device_seconds,
@@ -93,6 +100,7 @@ def _answer_usage(answered: Answered, timings: Timings) -> AnswerUsage:
     usage = answered.usage
     return AnswerUsage(
         prompt_tokens=usage.prompt_tokens,
+        prompt_image_tokens=usage.prompt_image_tokens,
         cached_prompt_tokens=usage.cached_prompt_tokens,
         prefilled_tokens=usage.prefilled_tokens,
         device_seconds=timings.device_seconds,
@@ -141,6 +149,7 @@ def _guidance(model: ModelCard, drawing: Drawing, drawn: Drawn) -> GuidanceData:
         text=guidance.text,
         image=guidance.image,
         interval=guidance.interval,
+        rescale=guidance.rescale,
         clock=model.capabilities.guidance_clock,
         branches=[branch.value for branch in branches],
     )

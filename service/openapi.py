@@ -40,5 +40,6 @@ def form_schema(body: dict[str, Any]) -> dict[str, Any]:
         "items": FILE,
         "description": "The pictures to edit, in order.",
     }
+    form["properties"]["mask"] = FILE | {"description": body["properties"]["mask"]["description"]}
     form["required"] = [*form.get("required", []), "image"]
     return form

@@ -134,7 +134,7 @@ class DrawingCourse:
         if done == 0 or done not in due:
             return None
         images = to_pictures(self._family.preview(self.easel.arrivals))
-        return Preview(index=due.index(done), images=tuple(images))
+        return Preview(index=due.index(done), images=self._drawing.masked(images))
 
     def take(self, outcome: Any) -> None:
         """Take contexts, then velocities, then pictures.
@@ -162,6 +162,7 @@ class DrawingCourse:
         contexts: list[Context] = [each.context for each in prefilled]
         by_branch = dict(zip(self.plan.prompts, contexts, strict=True))
         self.easel = Easel(self._family, self._drawing, self.plan, by_branch)
+        self.easel.usage.prompt_image_tokens = self.prompts[0].num_image_tokens
         self.easel.usage.prefilled_tokens = sum(each.prefilled_tokens for each in prefilled)
         self.easel.usage.cached_prompt_tokens = sum(each.cached_tokens for each in prefilled)
 
@@ -260,6 +261,7 @@ class AnswerCourse:
     def _begin(self, prefilled: Sequence[Prefilled]) -> None:
         (one,) = prefilled
         self.reply = Reply(self._family, self._question, one.context)
+        self.reply.usage.prompt_image_tokens = self.prompts[0].num_image_tokens
         self.reply.usage.prefilled_tokens = one.prefilled_tokens
         self.reply.usage.cached_prompt_tokens = one.cached_tokens
 

@@ -8,7 +8,7 @@ from model.flow import MAX_STEPS
 from service.deps import ReadyServiceDep, Service, ServiceDep
 from service.routes.responses import REFUSALS
 from service.schemas.answers import CapabilitiesAnswer, Defaults, Limits, ModelCard, ModelList, SizeLimits
-from service.schemas.drawing import MAX_N, OutputFormat, ResponseFormat
+from service.schemas.drawing import MAX_N, OutputFormat
 
 router = APIRouter(tags=["models"], responses=REFUSALS)
 
@@ -36,7 +36,7 @@ async def show_capabilities(service: ReadyServiceDep) -> CapabilitiesAnswer:
         tasks=list(can.tasks),
         solvers=list(can.solvers),
         output_formats=list(get_args(OutputFormat)),
-        response_formats=list(get_args(ResponseFormat)),
+        response_formats=list(service.response_formats),
         guidance_clock=can.guidance_clock,
         limits=_limits(service),
         defaults=_defaults(service),
@@ -76,6 +76,7 @@ def _defaults(service: Service) -> Defaults:
         edit_guidance_scale=can.edit_guidance_scale,
         image_guidance_scale=can.image_guidance_scale,
         guidance_interval=can.guidance_interval,
+        guidance_rescale=can.guidance_rescale,
         solver="euler",
         output_format="png",
         response_format="b64_json",

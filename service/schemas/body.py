@@ -21,7 +21,7 @@ from model.request import MAX_SEED
 from service.engine.scheduler import Priority
 from service.errors import InvalidRequest, RequestError, UnknownField
 
-PLANNED = frozenset({"stream", "partial_images", "mask", "guidance_rescale", "webhook"})
+PLANNED = frozenset({"stream", "partial_images", "webhook"})
 
 
 MAX_DEADLINE_MS = 24 * 3600 * 1000

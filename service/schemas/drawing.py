@@ -10,11 +10,11 @@ from model.drawing import Drawing
 from model.errors import BadRequest, UnsupportedSize
 from model.family import Capabilities, Size
 from model.flow import MAX_STEPS
-from service.schemas.body import Body, OneOrMore
+from service.schemas.body import Body, Encoded, OneOrMore
 
 Solver = Literal["euler", "dpmpp_2m"]
 OutputFormat = Literal["png", "jpeg", "webp"]
-ResponseFormat = Literal["b64_json", "binary"]
+ResponseFormat = Literal["b64_json", "url", "binary"]
 MAX_N = 8
 Scale = Annotated[float, Field(ge=1, le=100)]
 Interval = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)]
@@ -40,12 +40,20 @@ class DrawingBody(Body):
         description="How closely an edit keeps to its images; 1 is off; the model's default when left out.",
     )
     guidance_interval: Interval | None = Field(None, description="[low, high]: where guidance works, 0 to 1.")
+    guidance_rescale: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="How far guided steps are brought back to the unguided spread; the model's default when "
+        "left out.",
+    )
     solver: Solver = Field("euler", description="How to walk from noise to picture.")
     acceleration: Literal["exact"] = Field("exact", description="No step is skipped.")
     output_format: OutputFormat = Field("png", description="The file's format.")
     output_compression: int | None = Field(None, ge=0, le=100, description="Quality of jpeg and webp.")
     response_format: ResponseFormat = Field(
-        "b64_json", description='"binary": the body is the one picture\'s file.'
+        "b64_json",
+        description='"binary": the body is the one picture\'s file. "url": where the server keeps pictures.',
     )
 
 
@@ -62,6 +70,11 @@ class EditRequest(DrawingBody):
 
     image: OneOrMore | None = Field(None, description="The picture to edit, or several; this or images.")
     images: OneOrMore | None = Field(None, description="The pictures to edit, in the order the prompt means.")
+    mask: Encoded | None = Field(
+        None,
+        description="A PNG as large as the first image, which may change where this is wholly transparent, "
+        "or white if it has no transparency; every other pixel comes back as it was.",
+    )
 
 
 def check_drawing(asked: DrawingBody, can: Capabilities) -> None:
@@ -95,8 +108,12 @@ def check_drawing(asked: DrawingBody, can: Capabilities) -> None:
         )
 
 
-def to_drawing(asked: DrawingBody, images: tuple[Image, ...]) -> Drawing:
+def to_drawing(asked: DrawingBody, images: tuple[Image, ...] = (), mask: Image | None = None) -> Drawing:
     """Put a checked request in the pipeline's words.
+
+    Args:
+        images: All that an edit brings, opened, in order.
+        mask: Of an edit, as Drawing has it.
 
     Raises:
         UnsupportedSize: The size is no size.
@@ -106,6 +123,7 @@ def to_drawing(asked: DrawingBody, images: tuple[Image, ...]) -> Drawing:
         prompt=asked.prompt,
         negative_prompt=asked.negative_prompt,
         images=images,
+        mask=mask,
         size=chosen_size(asked),
         n=asked.n,
         seed=asked.seed,
@@ -115,6 +133,7 @@ def to_drawing(asked: DrawingBody, images: tuple[Image, ...]) -> Drawing:
         guidance_interval=(asked.guidance_interval[0], asked.guidance_interval[1])
         if asked.guidance_interval
         else None,
+        guidance_rescale=asked.guidance_rescale,
         solver=asked.solver,
     )
 
