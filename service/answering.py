@@ -3,6 +3,8 @@
 import base64
 import time
 
+from PIL.Image import Image
+
 from model.drawing import Drawing, Drawn
 from model.images import encode_image
 from model.question import Answered
@@ -21,9 +23,14 @@ from service.schemas.drawing import DrawingBody
 from service.schemas.question import UnderstandRequest
 
 
-def image_files(asked: DrawingBody, drawn: Drawn) -> list[bytes]:
-    """Write the pictures as the files that were asked for."""
-    return [encode_image(image, asked.output_format, asked.output_compression) for image in drawn.images]
+def image_file(asked: DrawingBody, image: Image) -> bytes:
+    """Write a picture as the file that was asked for."""
+    return encode_image(image, asked.output_format, asked.output_compression)
+
+
+def image_text(asked: DrawingBody, image: Image) -> str:
+    """Write a picture as a file in base64."""
+    return base64.b64encode(image_file(asked, image)).decode()
 
 
 def images_answer(model: ModelCard, job: Job, asked: DrawingBody, finished: Finished) -> ImagesAnswer:
@@ -69,16 +76,15 @@ def _drawing_warnings(drawing: Drawing) -> list[str]:
 
 
 def _images(asked: DrawingBody, drawn: Drawn) -> list[ImageData]:
-    files = image_files(asked, drawn)
     return [
         ImageData(
-            b64_json=base64.b64encode(file).decode(),
+            b64_json=image_text(asked, image),
             seed=seed,
             width=image.width,
             height=image.height,
             mime_type=f"image/{asked.output_format}",
         )
-        for file, seed, image in zip(files, drawn.seeds, drawn.images, strict=True)
+        for seed, image in zip(drawn.seeds, drawn.images, strict=True)
     ]
 
 

@@ -42,7 +42,13 @@ async def to_job(service: Service, asked: Body, request_id: str) -> Job:
         work = await asyncio.to_thread(_question, service, asked)
     else:
         raise TypeError(f"no task takes a {type(asked).__name__}")
-    return Job(id=request_id, work=work, priority=asked.priority, deadline_seconds=asked.deadline_seconds)
+    return Job(
+        id=request_id,
+        work=work,
+        priority=asked.priority,
+        deadline_seconds=asked.deadline_seconds,
+        num_previews=asked.partial_images if isinstance(asked, DrawingBody) else 0,
+    )
 
 
 def answer(service: Service, job: Job, asked: Body, finished: Finished) -> ImagesAnswer | TextAnswer:

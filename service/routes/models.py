@@ -8,7 +8,7 @@ from model.flow import MAX_STEPS
 from service.deps import ReadyServiceDep, Service, ServiceDep
 from service.routes.responses import REFUSALS
 from service.schemas.answers import CapabilitiesAnswer, Defaults, Limits, ModelCard, ModelList, SizeLimits
-from service.schemas.drawing import MAX_N, OutputFormat
+from service.schemas.drawing import MAX_N, MAX_PARTIAL_IMAGES, OutputFormat
 
 router = APIRouter(tags=["models"], responses=REFUSALS)
 
@@ -54,6 +54,7 @@ def _limits(service: Service) -> Limits:
             step=can.size_step, min_side=can.min_side, max_side=can.max_side, max_pixels=can.max_pixels
         ),
         n=MAX_N,
+        partial_images=MAX_PARTIAL_IMAGES,
         num_inference_steps=MAX_STEPS,
         prompt_chars=settings.max_prompt_chars,
         prompt_tokens=can.max_prompt_tokens,

@@ -175,6 +175,7 @@ class Limits(Answer):
 
     size: SizeLimits
     n: int
+    partial_images: int
     num_inference_steps: int
     prompt_chars: int
     prompt_tokens: int

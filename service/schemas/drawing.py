@@ -16,6 +16,7 @@ Solver = Literal["euler", "dpmpp_2m"]
 OutputFormat = Literal["png", "jpeg", "webp"]
 ResponseFormat = Literal["b64_json", "url", "binary"]
 MAX_N = 8
+MAX_PARTIAL_IMAGES = 3
 Scale = Annotated[float, Field(ge=1, le=100)]
 Interval = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)]
 
@@ -54,6 +55,13 @@ class DrawingBody(Body):
     response_format: ResponseFormat = Field(
         "b64_json",
         description='"binary": the body is the one picture\'s file. "url": where the server keeps pictures.',
+    )
+
+    partial_images: int = Field(
+        0,
+        ge=0,
+        le=MAX_PARTIAL_IMAGES,
+        description="Rough looks at a picture in the making, in a stream; fewer if there are fewer steps.",
     )
 
 
@@ -97,6 +105,12 @@ def check_drawing(asked: DrawingBody, can: Capabilities) -> None:
     if asked.output_format == "png" and asked.output_compression is not None:
         raise BadRequest(
             "output_compression is for jpeg and webp; png loses nothing", param="output_compression"
+        )
+    if asked.partial_images and not asked.stream:
+        raise BadRequest("partial images come in a stream; ask for stream true", param="partial_images")
+    if asked.response_format == "binary" and asked.stream:
+        raise BadRequest(
+            "a binary answer is one file, not a stream; ask for b64_json", param="response_format"
         )
     if asked.response_format == "binary" and asked.n > 1:
         raise BadRequest(
