@@ -43,7 +43,8 @@ class Access:
         try:
             await self._app(scope, receive, send_named)
         finally:
-            self._note(scope, status, time.perf_counter() - begun)
+            # A stream that has begun well may still end otherwise.
+            self._note(scope, state.get("error_status", status), time.perf_counter() - begun)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         code = scope["state"].get("error_code")

@@ -5,10 +5,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from model.errors import PromptTooLong
+from model.errors import BadRequest, PromptTooLong
 from service.engine.client import Client
 from service.errors import ModelNotFound
 from service.metrics import Metrics
+from service.schemas.drawing import ResponseFormat
 from service.settings import Settings
 
 
@@ -29,6 +30,23 @@ class Service:
     def default_max_tokens(self) -> int:
         """Most tokens of an answer when a request does not say."""
         return min(self.settings.default_max_tokens, self.settings.max_tokens)
+
+    @property
+    def response_formats(self) -> tuple[ResponseFormat, ...]:
+        """In which forms pictures can be answered: no address of one, as none is kept."""
+        return ("b64_json", "binary")
+
+    def check_response_format(self, asked: ResponseFormat) -> None:
+        """Refuse a form in which this server does not answer.
+
+        Raises:
+            BadRequest: Says which it has.
+        """
+        if asked not in self.response_formats:
+            raise BadRequest(
+                f"this server cannot answer with {asked}; ask for {' or '.join(self.response_formats)}",
+                param="response_format",
+            )
 
     def check_model(self, asked: str | None) -> None:
         """Refuse a model that is not served.

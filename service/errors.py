@@ -32,6 +32,7 @@ from service.engine.errors import (
     EngineUnavailable,
     InsufficientMemory,
 )
+from service.schemas.answers import ErrorAnswer, ErrorData
 
 log = logging.getLogger(__name__)
 
@@ -112,19 +113,21 @@ def add_error_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, _answer_error)
 
 
-def envelope(
-    request: Request,
-    status: int,
-    code: str,
-    message: str,
-    *,
-    param: str | None = None,
-    headers: dict[str, str] | None = None,
-) -> Response:
-    """Return an error answer, and leave its code where the access log and the metrics find it."""
-    request.state.error_code = code
-    error = {"message": message, "type": error_type(status), "param": param, "code": code}
-    return JSONResponse({"error": error}, status, headers)
+def explain(request: Request, error: Exception) -> tuple[int, ErrorAnswer]:
+    """Return an error's status and its words for the client; what is our fault goes to the log only."""
+    status, code = status_of(error)
+    if code == "internal_error":
+        log.error("internal error", exc_info=error)
+    message = "internal error" if code == "internal_error" else str(error)
+    return status, enveloped(request, status, code, message, param=getattr(error, "param", None))
+
+
+def enveloped(
+    request: Request, status: int, code: str, message: str, *, param: str | None = None
+) -> ErrorAnswer:
+    """Put an error in the envelope, and leave word of it where the access log and the metrics look."""
+    request.state.error_code, request.state.error_status = code, status
+    return ErrorAnswer(error=ErrorData(message=message, type=error_type(status), param=param, code=code))
 
 
 def error_type(status: int) -> str:
@@ -143,14 +146,11 @@ def status_of(error: Exception) -> tuple[int, str]:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    status, code = status_of(error)
-    if code == "internal_error":
-        log.error("internal error", exc_info=error)
-        return envelope(request, status, code, "internal error")
+    status, words = explain(request, error)
     headers = (
         {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, EngineUnavailable) else None
     )
-    return envelope(request, status, code, str(error), param=getattr(error, "param", None), headers=headers)
+    return JSONResponse(words.model_dump(), status, headers)
 
 
 async def _answer_routing(request: Request, error: Exception) -> Response:
@@ -159,10 +159,5 @@ async def _answer_routing(request: Request, error: Exception) -> Response:
     allowed = (error.headers or {}).get("Allow")
     hint = f"; it takes {allowed}" if allowed else "; /docs lists what there is"
     message = f"{request.method} {request.url.path}: {status.phrase.lower()}{hint}"
-    return envelope(
-        request,
-        status,
-        ROUTING_CODES.get(status, "invalid_request"),
-        message,
-        headers=dict(error.headers or {}),
-    )
+    words = enveloped(request, status, ROUTING_CODES.get(status, "invalid_request"), message)
+    return JSONResponse(words.model_dump(), status, error.headers)

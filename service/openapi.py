@@ -1,4 +1,4 @@
-"""The API's document: what FastAPI finds in the routes, and the bodies that routes read by themselves."""
+"""The API's document: what FastAPI finds in the routes, bodies that they read by themselves, and events."""
 
 from copy import deepcopy
 from typing import Any
@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service.schemas.drawing import EditRequest, GenerateRequest
+from service.schemas.events import PartialImageEvent, ProgressEvent, TextDeltaEvent
 from service.schemas.question import UnderstandRequest
 
 REFERENCE = "#/components/schemas/{model}"
@@ -17,7 +18,7 @@ FILE = {"type": "string", "format": "binary"}
 def document(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document of an app."""
     spec = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    spec["components"]["schemas"].update(body_schemas())
+    spec["components"]["schemas"].update(body_schemas() | event_schemas())
     return spec
 
 
@@ -27,6 +28,14 @@ def body_schemas() -> dict[str, Any]:
     _, found = models_json_schema([(body, "validation") for body in bodies], ref_template=REFERENCE)
     schemas: dict[str, Any] = found["$defs"]
     return schemas | {"EditForm": form_schema(schemas["EditRequest"])}
+
+
+def event_schemas() -> dict[str, Any]:
+    """Return the schemas of the events of streams, by name."""
+    events = (ProgressEvent, PartialImageEvent, TextDeltaEvent)
+    _, found = models_json_schema([(event, "serialization") for event in events], ref_template=REFERENCE)
+    schemas: dict[str, Any] = found["$defs"]
+    return schemas
 
 
 def form_schema(body: dict[str, Any]) -> dict[str, Any]:
@@ -40,5 +49,6 @@ def form_schema(body: dict[str, Any]) -> dict[str, Any]:
         "items": FILE,
         "description": "The pictures to edit, in order.",
     }
+    form["properties"]["mask"] = FILE | {"description": body["properties"]["mask"]["description"]}
     form["required"] = [*form.get("required", []), "image"]
     return form

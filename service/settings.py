@@ -55,6 +55,7 @@ class Settings(BaseSettings):
         ge=1,
         description="Memory for contexts and steps beside the weights; what is free when left out.",
     )
+    playground: bool = Field(True, description="Whether the page at / is shown.")
     cache_dir: Path = Field(
         platformdirs.user_cache_path("hbridge"),
         description="Where what is learnt about this machine is kept; it may be deleted at any time.",

@@ -6,8 +6,6 @@ Whoever takes requests in, by whatever route, goes this way.
 import asyncio
 from collections.abc import Mapping
 
-from PIL.Image import Image
-
 from model.drawing import Drawing
 from model.prompt import Task
 from model.question import Question
@@ -19,7 +17,7 @@ from service.schemas.answers import ImagesAnswer, TextAnswer
 from service.schemas.body import Body
 from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest, check_drawing, to_drawing
 from service.schemas.question import TextPart, UnderstandRequest, check_question, to_question
-from service.uploads import open_images, pick_images
+from service.uploads import open_images, pick_images, read_mask
 
 SCHEMAS: Mapping[Task, type[Body]] = {
     "generate": GenerateRequest,
@@ -44,7 +42,13 @@ async def to_job(service: Service, asked: Body, request_id: str) -> Job:
         work = await asyncio.to_thread(_question, service, asked)
     else:
         raise TypeError(f"no task takes a {type(asked).__name__}")
-    return Job(id=request_id, work=work, priority=asked.priority, deadline_seconds=asked.deadline_seconds)
+    return Job(
+        id=request_id,
+        work=work,
+        priority=asked.priority,
+        deadline_seconds=asked.deadline_seconds,
+        num_previews=asked.partial_images if isinstance(asked, DrawingBody) else 0,
+    )
 
 
 def answer(service: Service, job: Job, asked: Body, finished: Finished) -> ImagesAnswer | TextAnswer:
@@ -60,13 +64,15 @@ def _drawing(service: Service, asked: DrawingBody) -> Drawing:
     check_drawing(asked, can)
     service.check_text(asked.prompt, "prompt")
     service.check_text(asked.negative_prompt, "negative_prompt")
-    images: tuple[Image, ...] = ()
-    if isinstance(asked, EditRequest):
-        encoded, param = pick_images(asked.image, asked.images)
-        if not encoded:
-            raise InvalidRequest("image is required: the picture to edit", param="image")
-        images = open_images(encoded, param=param, limit=can.max_references, settings=service.settings)
-    return to_drawing(asked, images)
+    service.check_response_format(asked.response_format)
+    if not isinstance(asked, EditRequest):
+        return to_drawing(asked)
+    encoded, param = pick_images(asked.image, asked.images)
+    if not encoded:
+        raise InvalidRequest("image is required: the picture to edit", param="image")
+    images = open_images(encoded, param=param, limit=can.max_references, settings=service.settings)
+    mask = read_mask(asked.mask, service.settings) if asked.mask else None
+    return to_drawing(asked, images, mask)
 
 
 def _question(service: Service, asked: UnderstandRequest) -> Question:

@@ -3,8 +3,10 @@
 import base64
 import binascii
 from collections.abc import Sequence
+from io import BytesIO
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from model.errors import BadRequest, InvalidImage, TooManyReferences
 from model.images import open_image
@@ -43,6 +45,31 @@ def open_one(encoded: str | bytes, param: str, settings: Settings) -> Image.Imag
         is_limit = error.__cause__ is None or isinstance(error.__cause__, Image.DecompressionBombError)
         kind: type[ImageTooLarge | InvalidImage] = ImageTooLarge if is_limit else InvalidImage
         raise kind(f"{param}: {error}", param=param) from error
+
+
+def read_mask(encoded: str | bytes, settings: Settings) -> Image.Image:
+    """Open an edit's mask as Drawing has it: where the picture may change.
+
+    That is where it is wholly transparent, or, if it has no transparency, white.
+
+    Raises:
+        InvalidImage: It is no PNG.
+        ImageTooLarge: It has too many pixels.
+    """
+    data = encoded if isinstance(encoded, bytes) else decode_text(encoded, "mask")
+    open_one(data, "mask", settings)  # within the limits, and whole
+    try:
+        file = Image.open(BytesIO(data), formats=("PNG",))
+    except UnidentifiedImageError as error:
+        raise InvalidImage("mask: it must be a PNG", param="mask") from error
+    with file as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.has_transparency_data:
+            opacity = np.asarray(upright.convert("RGBA").getchannel("A"))
+            return Image.fromarray(opacity == 0)
+        if upright.mode.startswith("I"):
+            return Image.fromarray(np.asarray(upright) == 2**16 - 1)
+        return Image.fromarray((np.asarray(upright.convert("RGB")) == 255).all(-1))
 
 
 def decode_text(text: str, param: str) -> bytes:

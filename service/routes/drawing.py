@@ -6,12 +6,14 @@ from fastapi import APIRouter, Request, Response
 
 from model.drawing import Drawn
 from service import wire
-from service.answering import image_files
+from service.answering import image_file
 from service.deps import ReadyServiceDep, RequestIdDep, Service
 from service.engine.job import Finished, Job
-from service.routes.responses import REFUSALS, body_of
+from service.narration import Narration
+from service.routes.responses import REFUSALS, body_of, stream_of
 from service.schemas.answers import ImagesAnswer
 from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest
+from service.streaming import stream
 from service.tasks import answer, to_job
 from service.waiting import finish
 
@@ -19,7 +21,11 @@ FILES = {
     f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in ("png", "jpeg", "webp")
 }
 ANSWERS = REFUSALS | {
-    200: {"description": "The pictures, or with `binary` the one picture's file.", "content": FILES}
+    200: {
+        "description": "The pictures; with `binary` the one picture's file; with `stream` the events "
+        "`progress`, `partial_image`, then `completed`, which is the answer, or `error`.",
+        "content": FILES | stream_of("ProgressEvent", "PartialImageEvent", "ImagesAnswer"),
+    }
 }
 
 router = APIRouter(tags=["pictures"], responses=ANSWERS)
@@ -50,6 +56,8 @@ async def edit(request: Request, service: ReadyServiceDep, request_id: RequestId
 async def draw(request: Request, service: Service, asked: DrawingBody, request_id: str) -> Response:
     """Run a checked request and answer it."""
     job = await to_job(service, asked, request_id)
+    if asked.stream:
+        return await stream(request, service.client, job, Narration(service, job, asked))
     finished = await finish(request, service.client, job)
     return await asyncio.to_thread(respond, service, job, asked, finished)
 
@@ -59,7 +67,7 @@ def respond(service: Service, job: Job, asked: DrawingBody, finished: Finished) 
     drawn = finished.result
     assert isinstance(drawn, Drawn)
     if asked.response_format == "binary":
-        (file,) = image_files(asked, drawn)
         headers = {"X-Seed": str(drawn.seeds[0]), "X-Model": service.client.model_id}
+        file = image_file(asked, drawn.images[0])
         return Response(file, media_type=f"image/{asked.output_format}", headers=headers)
     return Response(answer(service, job, asked, finished).model_dump_json(), media_type="application/json")

@@ -8,7 +8,7 @@ from model.flow import MAX_STEPS
 from service.deps import ReadyServiceDep, Service, ServiceDep
 from service.routes.responses import REFUSALS
 from service.schemas.answers import CapabilitiesAnswer, Defaults, Limits, ModelCard, ModelList, SizeLimits
-from service.schemas.drawing import MAX_N, OutputFormat, ResponseFormat
+from service.schemas.drawing import MAX_N, MAX_PARTIAL_IMAGES, OutputFormat
 
 router = APIRouter(tags=["models"], responses=REFUSALS)
 
@@ -36,7 +36,7 @@ async def show_capabilities(service: ReadyServiceDep) -> CapabilitiesAnswer:
         tasks=list(can.tasks),
         solvers=list(can.solvers),
         output_formats=list(get_args(OutputFormat)),
-        response_formats=list(get_args(ResponseFormat)),
+        response_formats=list(service.response_formats),
         guidance_clock=can.guidance_clock,
         limits=_limits(service),
         defaults=_defaults(service),
@@ -54,6 +54,7 @@ def _limits(service: Service) -> Limits:
             step=can.size_step, min_side=can.min_side, max_side=can.max_side, max_pixels=can.max_pixels
         ),
         n=MAX_N,
+        partial_images=MAX_PARTIAL_IMAGES,
         num_inference_steps=MAX_STEPS,
         prompt_chars=settings.max_prompt_chars,
         prompt_tokens=can.max_prompt_tokens,
@@ -76,6 +77,7 @@ def _defaults(service: Service) -> Defaults:
         edit_guidance_scale=can.edit_guidance_scale,
         image_guidance_scale=can.image_guidance_scale,
         guidance_interval=can.guidance_interval,
+        guidance_rescale=can.guidance_rescale,
         solver="euler",
         output_format="png",
         response_format="b64_json",

@@ -13,6 +13,15 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
+EVENTS = "text/event-stream"
+
+
+def stream_of(*events: str) -> dict[str, Any]:
+    """Return what the document says of a stream's events, each by its schema's name."""
+    references = [{"$ref": f"#/components/schemas/{name}"} for name in (*events, "ErrorAnswer")]
+    return {EVENTS: {"schema": {"oneOf": references}}}
+
+
 def body_of(schema: str, *, form: str | None = None) -> dict[str, Any]:
     """Return what the document says of a body that the route reads by itself."""
     content = {"application/json": schema} | ({"multipart/form-data": form} if form else {})

@@ -38,6 +38,7 @@ class UsageData(Answer):
     """What a request took."""
 
     prompt_tokens: int = Field(description="Of the whole prompt, its images included.")
+    prompt_image_tokens: int = Field(description="Of these, its images'.")
     cached_prompt_tokens: int = Field(description="Of these, read before and kept.")
     prefilled_tokens: int = Field(
         description="Read for this request, over all guidance branches; once, before the first step."
@@ -68,6 +69,7 @@ class GuidanceData(Answer):
     image: float
     interval: tuple[float, float]
     clock: Literal["time", "step"] = Field(description="What the interval counts.")
+    rescale: float
     branches: list[str] = Field(description="What guided steps computed.")
 
 
@@ -173,6 +175,7 @@ class Limits(Answer):
 
     size: SizeLimits
     n: int
+    partial_images: int
     num_inference_steps: int
     prompt_chars: int
     prompt_tokens: int
@@ -194,6 +197,7 @@ class Defaults(Answer):
     edit_guidance_scale: float
     image_guidance_scale: float
     guidance_interval: tuple[float, float]
+    guidance_rescale: float
     solver: str
     output_format: str
     response_format: str

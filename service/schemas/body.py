@@ -21,7 +21,7 @@ from model.request import MAX_SEED
 from service.engine.scheduler import Priority
 from service.errors import InvalidRequest, RequestError, UnknownField
 
-PLANNED = frozenset({"stream", "partial_images", "mask", "guidance_rescale", "webhook"})
+PLANNED = frozenset({"webhook"})
 
 
 MAX_DEADLINE_MS = 24 * 3600 * 1000
@@ -82,6 +82,7 @@ class Body(Part):
         description="Refused (429) when it cannot be met, given up (504) when it is missed.",
     )
     metadata: Metadata = Field(default_factory=dict)
+    stream: bool = Field(False, description="Answer with server-sent events, the whole answer last.")
 
     @property
     def deadline_seconds(self) -> float | None:

@@ -1,12 +1,14 @@
 """A tiny real model behind the engine and the app; tests that need to hold a step hold the gate."""
 
+import asyncio
 import base64
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from PIL import Image
@@ -18,6 +20,7 @@ from service.engine.engine import EngineConfig
 from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.loading import load_model
+from service.server import Server
 from service.settings import Settings
 
 
@@ -37,6 +40,44 @@ class Gated:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._family, name)
+
+
+class Running:
+    """A real server on a free port, in a thread of its own; ready when entered."""
+
+    def __init__(self, settings: Settings, client: Client) -> None:
+        self.server = Server(settings, client)
+        self.greetings: list[str] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        asyncio.run(self.server.run_until_stopped(self.greetings.append))
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return self.server.url
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        while self._thread.is_alive() and not self.greetings:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self.join()
+
+    def join(self) -> None:
+        """Wait for the server to end."""
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def run_server() -> type[Running]:
+    """Return what runs a real server, from its settings and its client."""
+    return Running
 
 
 @pytest.fixture(scope="session")

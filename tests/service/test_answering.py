@@ -1,6 +1,8 @@
+import base64
+
 from model.drawing import Drawing
 from model.pipeline import draw
-from service.answering import image_files, images_answer
+from service.answering import image_file, image_text, images_answer
 from service.engine.job import Finished, Job, LoadedModel, Timings
 from service.schemas.drawing import GenerateRequest
 
@@ -23,5 +25,7 @@ def test_an_answer_says_which_weights_made_it_and_how(loaded: LoadedModel) -> No
 
 def test_files_are_of_the_format_that_was_asked_for(loaded: LoadedModel) -> None:
     drawn = draw(loaded.family, Drawing(prompt="a", num_inference_steps=1))
-    (file,) = image_files(GenerateRequest(prompt="a", output_format="png"), drawn)
+    asked = GenerateRequest(prompt="a", output_format="png")
+    file = image_file(asked, drawn.images[0])
     assert file.startswith(b"\x89PNG")
+    assert base64.b64decode(image_text(asked, drawn.images[0])) == file

@@ -14,6 +14,7 @@ P = {"prompt": "a"}
 GENERATE, EDIT, UNDERSTAND = "/v1/generate", "/v1/edit", "/v1/understand"
 PNG = "$PNG"  # stands for a good picture
 WIDE = "$WIDE"  # stands for a picture with too many pixels
+SMALL = "$SMALL"  # stands for a picture of a size that is not made
 
 
 def user(*parts: Any, role: str = "user") -> dict[str, Any]:
@@ -35,11 +36,17 @@ BAD = [
     (GENERATE, P | {"negative_prompt": "a" * 61}, "prompt_too_long", "negative_prompt"),
     (GENERATE, P | {"promt": "a"}, "unknown_field", "promt"),
     (GENERATE, P | {"image": PNG}, "unknown_field", "image"),
-    (GENERATE, P | {"stream": False}, "unknown_field", "stream"),
-    (GENERATE, P | {"partial_images": 0}, "unknown_field", "partial_images"),
+    (GENERATE, P | {"stream": 1}, "invalid_request", "stream"),
+    (GENERATE, P | {"stream": True, "response_format": "binary"}, "invalid_request", "response_format"),
+    (GENERATE, P | {"stream": True, "partial_images": 4}, "invalid_request", "partial_images"),
+    (GENERATE, P | {"partial_images": 1}, "invalid_request", "partial_images"),
+    (GENERATE, P | {"webhook": "https://example.org"}, "unknown_field", "webhook"),
+    (UNDERSTAND, P | {"stream": True, "partial_images": 1}, "unknown_field", "partial_images"),
     (GENERATE, P | {"priority": "urgent"}, "invalid_request", "priority"),
     (GENERATE, P | {"deadline_ms": 0}, "invalid_request", "deadline_ms"),
-    (GENERATE, P | {"guidance_rescale": 0.5}, "unknown_field", "guidance_rescale"),
+    (GENERATE, P | {"guidance_rescale": 1.5}, "invalid_request", "guidance_rescale"),
+    (GENERATE, P | {"response_format": "url"}, "invalid_request", "response_format"),
+    (GENERATE, P | {"mask": PNG}, "unknown_field", "mask"),
     (GENERATE, P | {"nope": None}, "unknown_field", "nope"),
     (GENERATE, P | {"acceleration": "fast"}, "invalid_request", "acceleration"),
     (GENERATE, P | {"n": 0}, "invalid_request", "n"),
@@ -94,7 +101,11 @@ BAD = [
     (EDIT, P | {"image": WIDE}, "image_too_large", "image"),
     (EDIT, P | {"image": PNG, "images": [PNG]}, "invalid_request", "images"),
     (EDIT, P | {"images": [PNG] * 30}, "invalid_request", "images"),
-    (EDIT, P | {"image": PNG, "mask": PNG}, "unknown_field", "mask"),
+    (EDIT, P | {"image": PNG, "mask": "AAAA"}, "invalid_image", "mask"),
+    (EDIT, P | {"image": PNG, "mask": WIDE}, "image_too_large", "mask"),
+    (EDIT, P | {"image": PNG, "mask": SMALL}, "invalid_request", "mask"),
+    (EDIT, P | {"image": SMALL, "mask": SMALL}, "unsupported_size", "image"),
+    (EDIT, P | {"image": PNG, "mask": PNG, "size": "48x48"}, "invalid_request", "size"),
     (EDIT, P | {"image": PNG, "size": "AUTO"}, "unsupported_size", "size"),
     (
         EDIT,
@@ -164,7 +175,8 @@ def test_a_wrong_field_is_refused_by_name(
     web: TestClient, png64: Callable[..., str], row: tuple[str, dict[str, Any], str, str]
 ) -> None:
     path, body, code, param = row
-    text = json.dumps(body).replace(PNG, png64()).replace(WIDE, png64(101, 100)).replace("Infinity", "1e400")
+    text = json.dumps(body).replace("Infinity", "1e400").replace(PNG, png64())
+    text = text.replace(WIDE, png64(101, 100)).replace(SMALL, png64(30, 30))
     answer = web.post(path, content=text, headers={"content-type": "application/json"})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, code, param)

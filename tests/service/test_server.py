@@ -20,50 +20,24 @@ HEAD = b"POST /v1/generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json
 LONG = {"prompt": "a", "num_inference_steps": 50}
 
 
-class Running:
-    """A real server on a free port, in a thread of its own."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.greetings: list[str] = []
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        asyncio.run(self.server.run_until_stopped(self.greetings.append))
-
-    def __enter__(self) -> "Running":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.should_exit = True
-        self.join()
-
-    def join(self) -> None:
-        """Wait for the server to end."""
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-
-
 @pytest.fixture
 def client(gated_model: LoadedModel, make_client: Callable[..., Client]) -> Client:
     return make_client(gated_model)
 
 
 @pytest.fixture
-def running(client: Client, gated: Any, wait_until: Callable[..., None]) -> Iterator[Running]:
-    with Running(Server(Settings(port=0, drain_seconds=5, max_body_bytes=10_000), client)) as running:
-        wait_until(lambda: bool(running.greetings))
+def running(client: Client, gated: Any, run_server: Callable[..., Any]) -> Iterator[Any]:
+    with run_server(Settings(port=0, drain_seconds=5, max_body_bytes=10_000), client) as running:
         gated.num_calls = 0
         yield running
         gated.gate.set()
 
 
-def test_the_greeting_is_where_the_server_is(running: Running) -> None:
+def test_the_greeting_is_where_the_server_is(running: Any) -> None:
     assert httpx.get(f"{running.greetings[0]}/readyz").json() == {"status": "ready"}
 
 
-def asking(running: Running, answers: list[httpx.Response]) -> threading.Thread:
+def asking(running: Any, answers: list[httpx.Response]) -> threading.Thread:
     """Ask for a picture in a thread."""
     url = f"{running.server.url}/v1/generate"
     thread = threading.Thread(target=lambda: answers.append(httpx.post(url, json={"prompt": "a"})))
@@ -71,14 +45,14 @@ def asking(running: Running, answers: list[httpx.Response]) -> threading.Thread:
     return thread
 
 
-def leave_early(running: Running, seen: Callable[[], bool], wait_until: Callable[..., None]) -> None:
+def leave_early(running: Any, seen: Callable[[], bool], wait_until: Callable[..., None]) -> None:
     """Ask for a long job and close the connection before its answer."""
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{running.server.url}/v1/generate", json=LONG, timeout=httpx.Timeout(5, read=0.3))
     wait_until(seen)
 
 
-def counted(running: Running) -> str:
+def counted(running: Any) -> str:
     return httpx.get(f"{running.server.url}/metrics").text
 
 
@@ -86,7 +60,7 @@ CANCELLED = 'hbridge_requests_total{outcome="cancelled",task="generate"} 1.0'
 
 
 def test_a_client_that_leaves_takes_its_running_job_along(
-    running: Running, client: Client, gated: Any, wait_until: Callable[..., None]
+    running: Any, client: Client, gated: Any, wait_until: Callable[..., None]
 ) -> None:
     gated.gate.clear()
     leave_early(running, lambda: CANCELLED in counted(running), wait_until)
@@ -99,7 +73,7 @@ def test_a_client_that_leaves_takes_its_running_job_along(
 
 
 def test_a_client_that_leaves_takes_its_waiting_job_along(
-    running: Running, client: Client, gated: Any, wait_until: Callable[..., None]
+    running: Any, client: Client, gated: Any, wait_until: Callable[..., None]
 ) -> None:
     gated.gate.clear()
     answers: list[httpx.Response] = []
@@ -114,7 +88,7 @@ def test_a_client_that_leaves_takes_its_waiting_job_along(
 
 
 def test_a_client_that_leaves_is_in_the_log(
-    running: Running, gated: Any, wait_until: Callable[..., None], caplog: pytest.LogCaptureFixture
+    running: Any, gated: Any, wait_until: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     gated.gate.clear()
@@ -125,14 +99,14 @@ def test_a_client_that_leaves_is_in_the_log(
     assert (line["code"], line["path"]) == ("cancelled", "/v1/generate")
 
 
-def test_a_body_is_refused_before_it_is_sent(running: Running) -> None:
+def test_a_body_is_refused_before_it_is_sent(running: Any) -> None:
     address = running.server.servers[0].sockets[0].getsockname()
     with socket.create_connection(address, timeout=5) as connection:
         connection.sendall(HEAD + b"Content-Length: 10001\r\nExpect: 100-continue\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
-def test_a_chunked_body_is_refused_when_it_is_too_long(running: Running) -> None:
+def test_a_chunked_body_is_refused_when_it_is_too_long(running: Any) -> None:
     address = running.server.servers[0].sockets[0].getsockname()
     with socket.create_connection(address, timeout=5) as connection:
         connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n2711\r\n" + b" " * 10001 + b"\r\n")
@@ -140,7 +114,7 @@ def test_a_chunked_body_is_refused_when_it_is_too_long(running: Running) -> None
 
 
 def test_a_shutdown_lets_running_jobs_finish_and_takes_no_more(
-    running: Running, client: Client, gated: Any, wait_until: Callable[..., None]
+    running: Any, client: Client, gated: Any, wait_until: Callable[..., None]
 ) -> None:
     gated.gate.clear()
     answers: list[httpx.Response] = []
@@ -161,10 +135,9 @@ def test_a_shutdown_lets_running_jobs_finish_and_takes_no_more(
 
 
 def test_a_shutdown_cuts_off_what_does_not_finish_in_time(
-    client: Client, gated: Any, wait_until: Callable[..., None]
+    client: Client, gated: Any, run_server: Callable[..., Any], wait_until: Callable[..., None]
 ) -> None:
-    with Running(Server(Settings(port=0, drain_seconds=0.2), client)) as running:
-        wait_until(lambda: bool(running.greetings))
+    with run_server(Settings(port=0, drain_seconds=0.2), client) as running:
         gated.num_calls = 0
         gated.gate.clear()
         answers: list[httpx.Response] = []
@@ -178,7 +151,7 @@ def test_a_shutdown_cuts_off_what_does_not_finish_in_time(
 
 
 def test_a_second_signal_does_not_wait(
-    running: Running, client: Client, gated: Any, wait_until: Callable[..., None]
+    running: Any, client: Client, gated: Any, wait_until: Callable[..., None]
 ) -> None:
     gated.gate.clear()
     other = asking(running, [])
