@@ -57,6 +57,10 @@ def write_tokenizer(folder: Path) -> None:
     words.save(str(folder / "tokenizer.json"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pictures", help="Folder for screenshots of the playground.")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let nothing that tests learn about this machine stay on it."""

@@ -1,7 +1,7 @@
 """What is asked of the engine, and what comes back: plain data that crosses processes, but for the family."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from PIL.Image import Image
 
@@ -121,6 +121,7 @@ class ModelCard:
         id: Its name on the wire.
         weights_hash: SHA-256 over the weight files.
         backend: The attention backend.
+        examples: Words that it does well with, by task.
     """
 
     id: str
@@ -129,6 +130,7 @@ class ModelCard:
     device: str
     dtype: str
     backend: str
+    examples: Mapping[Task, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

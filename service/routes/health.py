@@ -32,15 +32,3 @@ async def health(service: ReadyServiceDep) -> Health:
 async def metrics(service: ServiceDep) -> Response:
     """Give every counter in Prometheus' text form."""
     return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/", include_in_schema=False)
-async def index() -> dict[str, str]:
-    """Point to where to go on."""
-    return {
-        "name": "hbridge",
-        "docs": "/docs",
-        "openapi": "/openapi.json",
-        "models": "/v1/models",
-        "capabilities": "/v1/capabilities",
-    }

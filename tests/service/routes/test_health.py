@@ -65,12 +65,6 @@ def test_a_model_that_cannot_be_loaded_is_never_ready(
         assert web.get("/livez").json() == {"status": "alive"}
 
 
-def test_the_index_points_to_the_documentation(web: TestClient) -> None:
-    index = web.get("/").json()
-    for name in ("docs", "openapi", "models", "capabilities"):
-        assert web.get(index[name]).status_code == 200
-
-
 def test_metrics_are_in_prometheus_form(web: TestClient) -> None:
     answer = web.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
