@@ -6,19 +6,15 @@ The networks' libraries are imported by what loads: a server whose engine is a p
 from functools import partial
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
-from model.errors import BadCheckpoint, ModelError
-from model.prompt import Task
+from model.errors import ModelError
 from service import logs
+from service.about import read_about
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
 from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel, ModelCard
 from service.engine.process import EngineProcess, WatchConfig
 from service.settings import Settings
-
-EXAMPLES = TypeAdapter(dict[Task, list[str]])
 
 
 class UnusableDevice(ModelError):
@@ -53,24 +49,9 @@ def load_model(settings: Settings) -> LoadedModel:
         device=settings.device,
         dtype=settings.dtype,
         backend=Segments.own((1,)).backend,
-        examples=read_examples(resolve(settings.model)),
+        about=read_about(resolve(settings.model)),
     )
     return LoadedModel(card=card, family=family)
-
-
-def read_examples(folder: Path) -> dict[Task, list[str]]:
-    """Return the words that a checkpoint says it does well with, by task; none if it says nothing.
-
-    Raises:
-        BadCheckpoint: The file that says it is not understood.
-    """
-    file = folder / "examples.json"
-    if not file.is_file():
-        return {}
-    try:
-        return EXAMPLES.validate_json(file.read_bytes())
-    except ValidationError as error:
-        raise BadCheckpoint(f"{file}: must be an object of lists of words by task: {error}") from error
 
 
 def load_apart(settings: Settings) -> LoadedModel:

@@ -12,7 +12,7 @@ from model.pipeline import answer, draw
 from model.prompt import Turn
 from model.question import Question
 from model.registry import SHIPPED
-from service.loading import read_examples
+from service.about import read_about
 from training.detector import detect
 from training.world import PALETTE
 
@@ -58,7 +58,7 @@ def test_it_names_the_background_that_it_sees(family: HBridge, colour: str) -> N
 
 
 def test_its_examples_come_out_right(family: HBridge) -> None:
-    examples = read_examples(SHIPPED / "hbridge-tiny")
+    examples = read_about(SHIPPED / "hbridge-tiny").examples
     pictures = [draw(family, Drawing(prompt=words, seed=1)).images[0] for words in examples["generate"]]
     for words, picture in zip(examples["generate"], pictures, strict=True):
         (thing,) = detect(picture).things

@@ -1,6 +1,6 @@
 """What is asked of the engine, and what comes back: plain data that crosses processes, but for the family."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from PIL.Image import Image
@@ -10,6 +10,7 @@ from model.family import Capabilities, Family
 from model.prompt import Task
 from model.question import Answered, Question
 from model.request import Progress
+from service.about import About
 from service.engine.scheduler import PRIORITIES, Priority
 
 
@@ -121,7 +122,7 @@ class ModelCard:
         id: Its name on the wire.
         weights_hash: SHA-256 over the weight files.
         backend: The attention backend.
-        examples: Words that it does well with, by task.
+        about: What the checkpoint says for people.
     """
 
     id: str
@@ -130,7 +131,7 @@ class ModelCard:
     device: str
     dtype: str
     backend: str
-    examples: Mapping[Task, Sequence[str]] = field(default_factory=dict)
+    about: About = field(default_factory=About)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

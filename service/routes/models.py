@@ -40,7 +40,7 @@ async def show_capabilities(service: ReadyServiceDep) -> CapabilitiesAnswer:
         guidance_clock=can.guidance_clock,
         limits=_limits(service),
         defaults=_defaults(service),
-        examples={task: list(words) for task, words in service.client.card.examples.items()},
+        examples=service.client.card.about.examples,
     )
 
 

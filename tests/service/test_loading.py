@@ -5,7 +5,7 @@ import pytest
 
 from model.checkpoint import weights_hash
 from model.errors import BadCheckpoint
-from service.loading import UnusableDevice, create_client, load_model, model_id, read_examples
+from service.loading import UnusableDevice, create_client, load_model, model_id
 from service.settings import Settings
 
 
@@ -34,16 +34,3 @@ def test_a_client_is_made_without_loading_anything(
     assert create_client(Settings(model=str(tmp_path / "none"), engine=engine)).model_id == "none"
     with pytest.raises(BadCheckpoint):
         load_model(Settings(model=str(tmp_path / "none")))
-
-
-def test_a_checkpoint_may_say_what_it_does_well(tmp_path: Path) -> None:
-    assert read_examples(tmp_path) == {}
-    (tmp_path / "examples.json").write_text('{"generate": ["a circle"]}')
-    assert read_examples(tmp_path) == {"generate": ["a circle"]}
-
-
-@pytest.mark.parametrize("content", ["[]", "{", '{"paint": ["a"]}', '{"generate": "a circle"}'])
-def test_examples_that_are_not_understood_are_a_bad_checkpoint(tmp_path: Path, content: str) -> None:
-    (tmp_path / "examples.json").write_text(content)
-    with pytest.raises(BadCheckpoint, match=r"examples\.json"):
-        read_examples(tmp_path)
