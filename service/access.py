@@ -12,7 +12,13 @@ from service.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-TASKS = {"/v1/generate": "generate", "/v1/edit": "edit", "/v1/understand": "understand"}
+TASKS = {
+    "/v1/generate": "generate",
+    "/v1/edit": "edit",
+    "/v1/understand": "understand",
+    "/v1/images/generations": "generate",
+    "/v1/images/edits": "edit",
+}
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 
@@ -59,8 +65,10 @@ class Access:
             "status": status,
             "seconds": seconds,
         }
+        named = {"code": code, "end_user": scope["state"].get("end_user")}
+        fields |= {name: value for name, value in named.items() if value}
         level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
-        log.log(level, "request", extra=fields | ({"code": code} if code else {}))
+        log.log(level, "request", extra=fields)
 
 
 def outcome_of(status: int) -> str:

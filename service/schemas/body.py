@@ -21,7 +21,11 @@ from model.request import MAX_SEED
 from service.engine.scheduler import Priority
 from service.errors import InvalidRequest, RequestError, UnknownField
 
-PLANNED = frozenset({"webhook"})
+ELSEWHERE = frozenset(
+    {"audio", "functions", "function_call", "input_fidelity", "prediction", "reasoning_effort", "style"}
+    | {"tool_choice", "tools", "verbosity", "web_search_options", "webhook"}
+)
+"""Fields that other APIs of this kind have."""
 
 
 MAX_DEADLINE_MS = 24 * 3600 * 1000
@@ -141,7 +145,7 @@ def _sentence(schema: type[Body], path: str, problem: ErrorDetails) -> str:
     if problem["type"] != "extra_forbidden":
         words = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         return f"{path}: {words}"
-    if path in PLANNED and path not in schema.model_fields:
+    if path in ELSEWHERE and path not in schema.model_fields:
         return f"{path} is not supported here; leave it out"
     close = get_close_matches(path, schema.model_fields, n=1)
     return f"{path} is not a field of this request" + (f"; did you mean {close[0]}?" if close else "")
