@@ -18,6 +18,7 @@ TASKS = {
     "/v1/understand": "understand",
     "/v1/images/generations": "generate",
     "/v1/images/edits": "edit",
+    "/v1/chat/completions": "understand",
 }
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
@@ -54,7 +55,8 @@ class Access:
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         code = scope["state"].get("error_code")
-        if scope["method"] == "POST" and (task := TASKS.get(scope["path"])):
+        task = scope["state"].get("task") or TASKS.get(scope["path"])
+        if scope["method"] == "POST" and task:
             self._metrics.answered(task, outcome_of(status), seconds)
             if outcome_of(status) == "rejected":
                 self._metrics.rejected(code or "unknown")

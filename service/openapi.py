@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.schemas.drawing import EditRequest, GenerateRequest
 from service.schemas.events import PartialImageEvent, ProgressEvent, TextDeltaEvent
+from service.schemas.openai_chat import ChatChunk, ChatRequest
 from service.schemas.openai_images import (
     CompletedImage,
     ImagesEditsRequest,
@@ -36,6 +37,7 @@ def body_schemas() -> dict[str, Any]:
         UnderstandRequest,
         ImagesGenerationsRequest,
         ImagesEditsRequest,
+        ChatRequest,
     )
     _, found = models_json_schema([(body, "validation") for body in bodies], ref_template=REFERENCE)
     schemas: dict[str, Any] = found["$defs"]
@@ -45,7 +47,7 @@ def body_schemas() -> dict[str, Any]:
 
 def event_schemas() -> dict[str, Any]:
     """Return the schemas of the events of streams, by name."""
-    events = (ProgressEvent, PartialImageEvent, TextDeltaEvent, PartialImage, CompletedImage)
+    events = (ProgressEvent, PartialImageEvent, TextDeltaEvent, PartialImage, CompletedImage, ChatChunk)
     _, found = models_json_schema([(event, "serialization") for event in events], ref_template=REFERENCE)
     schemas: dict[str, Any] = found["$defs"]
     return schemas

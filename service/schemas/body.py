@@ -50,6 +50,7 @@ OneOrMore = Annotated[
     Field(min_length=1),
     WithJsonSchema({"anyOf": [ENCODED_SCHEMA, {"type": "array", "items": ENCODED_SCHEMA, "minItems": 1}]}),
 ]
+EndUser = Annotated[str, StringConstraints(max_length=128)]
 Metadata = Annotated[
     dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
     Field(max_length=16, description="Up to 16 pairs of your own, echoed in the answer and never logged."),
@@ -92,6 +93,20 @@ class Body(Part):
     def deadline_seconds(self) -> float | None:
         """The deadline in the engine's unit."""
         return None if self.deadline_ms is None else self.deadline_ms / 1000
+
+
+class EndUserBody(Body):
+    """Whom a request is made for."""
+
+    user: EndUser | None = Field(
+        None, description="An end user's id; written to the log, for abuse to be found."
+    )
+    safety_identifier: EndUser | None = Field(None, description="The same as user; goes before it.")
+
+    @property
+    def end_user(self) -> str | None:
+        """The end user's id."""
+        return self.safety_identifier or self.user or None
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)

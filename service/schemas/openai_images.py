@@ -6,31 +6,16 @@ taken.
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field
 
 from service.schemas.answers import Answer, ImagesAnswer, Receipt, TimingsData
-from service.schemas.body import Body
+from service.schemas.body import EndUserBody
 from service.schemas.drawing import EditRequest, GenerateRequest, OutputFormat
 
-EndUser = Annotated[str, StringConstraints(max_length=128)]
 TextOrUrl = Annotated[
     Literal["b64_json", "url"], Field(description='"url": where the server keeps pictures.')
 ]
 AsTheModelLikes = Annotated[str | None, BeforeValidator(lambda size: None if size == "auto" else size)]
-
-
-class EndUserBody(Body):
-    """Whom a request is made for."""
-
-    user: EndUser | None = Field(
-        None, description="An end user's id; written to the log, for abuse to be found."
-    )
-    safety_identifier: EndUser | None = Field(None, description="The same as user; goes before it.")
-
-    @property
-    def end_user(self) -> str | None:
-        """The end user's id."""
-        return self.safety_identifier or self.user or None
 
 
 class ImagesBody(EndUserBody):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 from openai import OpenAI
@@ -15,7 +16,10 @@ from PIL import Image
 from model.drawing import Drawing
 from model.family import Size
 from model.images import open_image
+from model.pipeline import answer as answer_to
 from model.pipeline import draw
+from model.prompt import Turn
+from model.question import Question
 from service.engine.client import Client
 from service.engine.job import LoadedModel
 from service.settings import Settings
@@ -43,8 +47,7 @@ def client(url: str) -> Iterator[OpenAI]:
 
 
 def noise(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
-    red = Image.effect_noise(size, 60 + seed)
-    return Image.merge("RGB", (red, red.transpose(Image.Transpose.ROTATE_180), red))
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
 
 
 def file_of(image: Image.Image, name: str = "a.png") -> tuple[str, bytes, str]:
@@ -160,6 +163,206 @@ def test_the_usage_of_streamed_pictures_adds_up(client: OpenAI) -> None:
     assert [event["b64_json"] for event in events] == [each["b64_json"] for each in whole["data"]]
     for name in ("input_tokens", "output_tokens", "total_tokens"):
         assert sum(event["usage"][name] for event in events) == whole["usage"][name]
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+IMAGE_URL = "data:image/png;base64," + base64.b64encode(file_of(noise())[1]).decode()
+
+
+def user(text: str, *urls: str) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
+
+
+def told(chunks: list[Any]) -> str:
+    return "".join(each.choices[0].delta.content or "" for each in chunks if each.choices)
+
+
+def test_a_chat_answers_the_pipelines_words(client: OpenAI, loaded: LoadedModel) -> None:
+    answer = client.chat.completions.create(model="tiny", messages=[user("What?", IMAGE_URL)], max_tokens=6)
+    question = Question(turns=(Turn("user", (noise(), "What?")),), max_tokens=6)
+    wanted = answer_to(loaded.family, question)
+    (choice,) = answer.choices
+    assert (choice.message.role, choice.message.content) == ("assistant", wanted.text)
+    assert (choice.index, choice.finish_reason, choice.logprobs) == (0, wanted.finish_reason, None)
+    assert (answer.object, answer.model) == ("chat.completion", "tiny")
+    usage = answer.usage
+    assert usage
+    assert usage.prompt_tokens == wanted.usage.prompt_tokens
+    assert usage.completion_tokens == wanted.usage.completion_tokens
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert usage.prompt_tokens_details
+    assert usage.prompt_tokens_details.image_tokens == wanted.usage.prompt_image_tokens > 0
+    assert "images" not in choice.message.model_dump()
+
+
+def test_images_in_several_turns_are_all_read_and_answers_go_back_as_they_came(
+    client: OpenAI, loaded: LoadedModel
+) -> None:
+    def ask(*messages: Any) -> Any:
+        return client.chat.completions.create(model="tiny", messages=messages, max_completion_tokens=6)
+
+    first = ask(SYSTEM, user("What?", IMAGE_URL))
+    given = first.choices[0].message
+    second = ask(SYSTEM, user("What?", IMAGE_URL), given, user("And these?", IMAGE_URL, IMAGE_URL))
+    turns = (
+        Turn("system", ("Be brief.",)),
+        Turn("user", (noise(), "What?")),
+        Turn("assistant", (given.content or "",)),
+        Turn("user", (noise(), noise(), "And these?")),
+    )
+    wanted = answer_to(loaded.family, Question(turns=turns, max_tokens=6))
+    assert second.choices[0].message.content == wanted.text
+    assert second.usage.prompt_tokens == wanted.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("given", [{}, {"temperature": 1.5, "top_p": 0.9, "seed": 4, "stop": ["x", "yz"]}])
+def test_streamed_words_are_the_answer(client: OpenAI, given: dict[str, Any]) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "messages": [user("What?")], "max_tokens": 16} | given
+    whole = client.chat.completions.create(**asked)
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert all(each.choices[0].delta.role is None for each in chunks[1:])
+    assert told(chunks) == whole.choices[0].message.content
+    reasons = [each.choices[0].finish_reason for each in chunks]
+    assert reasons == [None] * (len(chunks) - 1) + [whole.choices[0].finish_reason]
+    assert len({each.id for each in chunks}) == 1
+    assert {each.object for each in chunks} == {"chat.completion.chunk"}
+    assert all(each.usage is None for each in chunks)
+
+
+def test_usage_comes_last_when_it_is_asked_for(client: OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "messages": [user("What?")], "max_tokens": 4}
+    options = {"include_usage": True}
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options=options))
+    whole = client.chat.completions.create(**asked)
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage
+    assert whole.usage
+    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+    assert [each.usage for each in chunks[:-1]] == [None] * (len(chunks) - 1)
+
+
+def test_the_clients_own_way_to_stream_a_chat_sees_the_same(client: OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "messages": [user("What?")], "max_tokens": 8}
+    whole = client.chat.completions.create(**asked).choices[0].message.content
+    assert whole
+    with client.chat.completions.stream(**asked, stop=whole[-1]) as stream:
+        final = stream.get_final_completion().choices[0]
+    assert final.message.content == whole[: whole.index(whole[-1])].strip()
+    assert final.finish_reason == "stop"
+
+
+def pictures_in(message: Any) -> list[bytes]:
+    return [pixels(each["image_url"]["url"].partition(",")[2]) for each in message["images"]]
+
+
+PICTURE: dict[str, Any] = {
+    "model": "tiny",
+    "modalities": ["text", "image"],
+    "extra_body": {"seed": 5, "num_inference_steps": 3, "size": "32x48"},
+}
+
+
+def test_a_chat_makes_a_picture_and_says_something(client: OpenAI, loaded: LoadedModel) -> None:
+    answer = client.chat.completions.create(messages=[user("a red star")], max_tokens=4, **PICTURE)
+    message = answer.choices[0].message.model_dump()
+    drawing = Drawing(prompt="a red star", seed=5, num_inference_steps=3, size=Size(32, 48))
+    (drawn,) = draw(loaded.family, drawing).images
+    assert pictures_in(message) == [drawn.tobytes()]
+    words = client.chat.completions.create(model="tiny", messages=[user("a red star")], max_tokens=4)
+    assert message["content"] == words.choices[0].message.content
+    assert answer.usage
+    assert words.usage
+    details = answer.usage.completion_tokens_details
+    assert details
+    assert details.text_tokens == words.usage.completion_tokens
+    assert details.image_tokens
+    assert answer.usage.completion_tokens == details.image_tokens + details.text_tokens
+    assert answer.usage.prompt_tokens > words.usage.prompt_tokens
+
+
+def test_images_in_the_last_message_are_edited(client: OpenAI, loaded: LoadedModel) -> None:
+    given = PICTURE | {"modalities": ["image"], "extra_body": {"seed": 5, "num_inference_steps": 3}}
+    answer = client.chat.completions.create(messages=[SYSTEM, user("make it red", IMAGE_URL)], **given)
+    told = answer.model_dump()
+    drawing = Drawing(prompt="make it red", seed=5, num_inference_steps=3, images=(noise(),))
+    (drawn,) = draw(loaded.family, drawing).images
+    assert pictures_in(told["choices"][0]["message"]) == [drawn.tobytes()]
+    assert told["choices"][0]["message"]["content"] is None
+    assert told["receipt"]["task"] == "edit"
+    assert "last message" in told["warnings"][0]
+
+
+def test_a_streamed_picture_is_the_same_and_may_be_talked_about(client: OpenAI) -> None:
+    asked = PICTURE | {"messages": [user("a red star")], "max_tokens": 4}
+    whole = client.chat.completions.create(**asked)
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    message = whole.choices[0].message
+    deltas = [each.choices[0].delta.model_dump() for each in chunks]
+    (picture,) = [each for each in deltas if each.get("images")]
+    assert picture["images"] == message.model_dump()["images"]
+    assert told(chunks) == message.content
+    assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+    later = client.chat.completions.create(
+        model="tiny", messages=[user("a red star"), message, user("What is it?")], max_tokens=4
+    )
+    assert later.usage
+    assert later.usage.prompt_tokens_details
+    assert later.usage.prompt_tokens_details.image_tokens
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [SYSTEM]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": ""}], "modalities": ["image"]}, "messages.0.content"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [user("a") | {"name": "x"}]}, "messages.0.name"),
+        ({"messages": [user("a") | {"images": [user("a", IMAGE_URL)["content"][0]]}]}, "messages.0.images"),
+        ({"messages": [user("a", "data:,")]}, "messages"),
+        ({"messages": [user("a", "data:,")], "modalities": ["image"]}, "messages"),
+        ({"messages": [user("a" * 61)]}, "messages.0.content"),
+        ({"messages": [user("a" * 61)], "modalities": ["image"]}, "messages"),
+        ({"messages": [user("a" * 30 + "\n" + "b" * 20)] * 12}, "messages"),
+        ({"max_tokens": 17}, "max_tokens"),
+        ({"max_completion_tokens": 17}, "max_completion_tokens"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens"),
+        ({"n": 2}, "n"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"logit_bias": {"1": 1}}, "logit_bias"),
+        ({"logprobs": True}, "logprobs"),
+        ({"store": True}, "store"),
+        ({"modalities": ["audio"]}, "modalities.0"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"extra_body": {"size": "32x32"}}, "size"),
+        ({"extra_body": {"size": "33x33"}, "modalities": ["image"]}, "size"),
+        ({"max_tokens": 3, "modalities": ["image"]}, "max_tokens"),
+        ({"extra_body": {"partial_images": 1}, "modalities": ["image"]}, "partial_images"),
+    ],
+)
+def test_a_chat_that_cannot_be_held_is_a_bad_request_by_name(
+    client: OpenAI, given: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.chat.completions.create(**{"model": "tiny", "messages": [user("a")]} | given)
+    assert refusal.value.param == param
+
+
+def test_values_that_ask_for_nothing_are_taken(client: OpenAI) -> None:
+    nothing: dict[str, Any] = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}}
+    nothing |= {
+        "logprobs": False,
+        "store": False,
+        "response_format": {"type": "text"},
+        "service_tier": "auto",
+    }
+    asked: dict[str, Any] = {"model": "tiny", "messages": [user("a")], "max_tokens": 4}
+    plain, spelled = (client.chat.completions.create(**asked, **more) for more in ({}, nothing))
+    assert plain.choices == spelled.choices
 
 
 def test_models_are_listed_and_shown(client: OpenAI) -> None:
