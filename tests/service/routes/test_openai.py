@@ -1,10 +1,13 @@
 """The judge is the official client, against a live server."""
 
 import base64
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -547,3 +550,15 @@ def test_a_fault_of_ours_is_a_server_error_streamed_or_not(gated_url: str, gated
         with pytest.raises(openai.APIError, match="internal error") as late:
             list(client.images.generate(prompt="a", stream=True))
         assert late.value.code == "internal_error"
+
+
+@pytest.mark.slow
+def test_the_npm_client_does_the_same(url: str, tmp_path: Path) -> None:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    assert node, "this needs node: apt-get install nodejs npm"
+    assert npm, "this needs npm: apt-get install npm"
+    (tmp_path / "a.png").write_bytes(file_of(noise())[1])
+    script = Path(__file__).with_name("openai_client.mjs")
+    shutil.copy(script, tmp_path)
+    subprocess.run([npm, "install", "--no-audit", "--no-fund", "openai@6"], cwd=tmp_path, check=True)
+    subprocess.run([node, script.name, url, "a.png"], cwd=tmp_path, check=True, timeout=100)
