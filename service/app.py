@@ -14,7 +14,7 @@ from service.engine.client import Client
 from service.errors import add_error_handlers
 from service.metrics import Metrics
 from service.openapi import document
-from service.routes import drawing, health, models, playground, understand
+from service.routes import drawing, health, models, openai, playground, understand
 from service.settings import Settings
 
 DESCRIPTION = """One model that makes, edits and understands images.
@@ -60,7 +60,7 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = Service(settings=settings, client=client, metrics=metrics, created=int(time.time()))
-    for module in (drawing, understand, models, health, playground):
+    for module in (drawing, understand, openai, models, health, playground):
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(Access, metrics=metrics)

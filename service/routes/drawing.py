@@ -57,7 +57,7 @@ async def draw(request: Request, service: Service, asked: DrawingBody, request_i
     """Run a checked request and answer it."""
     job = await to_job(service, asked, request_id)
     if asked.stream:
-        return await stream(request, service.client, job, Narration(service, job, asked))
+        return await stream(request, service.client, [job], Narration(service, job, asked))
     finished = await finish(request, service.client, job)
     return await asyncio.to_thread(respond, service, job, asked, finished)
 

@@ -33,6 +33,6 @@ async def understand(request: Request, service: ReadyServiceDep, request_id: Req
     asked = await wire.read(request, UnderstandRequest, max_bytes=service.settings.max_body_bytes)
     job = await to_job(service, asked, request_id)
     if asked.stream:
-        return await stream(request, service.client, job, Narration(service, job, asked))
+        return await stream(request, service.client, [job], Narration(service, job, asked))
     finished = await finish(request, service.client, job)
     return Response(answer(service, job, asked, finished).model_dump_json(), media_type="application/json")

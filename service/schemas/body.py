@@ -21,7 +21,11 @@ from model.request import MAX_SEED
 from service.engine.scheduler import Priority
 from service.errors import InvalidRequest, RequestError, UnknownField
 
-PLANNED = frozenset({"webhook"})
+ELSEWHERE = frozenset(
+    {"audio", "functions", "function_call", "input_fidelity", "prediction", "reasoning_effort", "style"}
+    | {"tool_choice", "tools", "verbosity", "web_search_options", "webhook"}
+)
+"""Fields that other APIs of this kind have."""
 
 
 MAX_DEADLINE_MS = 24 * 3600 * 1000
@@ -46,6 +50,7 @@ OneOrMore = Annotated[
     Field(min_length=1),
     WithJsonSchema({"anyOf": [ENCODED_SCHEMA, {"type": "array", "items": ENCODED_SCHEMA, "minItems": 1}]}),
 ]
+EndUser = Annotated[str, StringConstraints(max_length=128)]
 Metadata = Annotated[
     dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
     Field(max_length=16, description="Up to 16 pairs of your own, echoed in the answer and never logged."),
@@ -88,6 +93,20 @@ class Body(Part):
     def deadline_seconds(self) -> float | None:
         """The deadline in the engine's unit."""
         return None if self.deadline_ms is None else self.deadline_ms / 1000
+
+
+class EndUserBody(Body):
+    """Whom a request is made for."""
+
+    user: EndUser | None = Field(
+        None, description="An end user's id; written to the log, for abuse to be found."
+    )
+    safety_identifier: EndUser | None = Field(None, description="The same as user; goes before it.")
+
+    @property
+    def end_user(self) -> str | None:
+        """The end user's id."""
+        return self.safety_identifier or self.user or None
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
@@ -141,7 +160,7 @@ def _sentence(schema: type[Body], path: str, problem: ErrorDetails) -> str:
     if problem["type"] != "extra_forbidden":
         words = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         return f"{path}: {words}"
-    if path in PLANNED and path not in schema.model_fields:
+    if path in ELSEWHERE and path not in schema.model_fields:
         return f"{path} is not supported here; leave it out"
     close = get_close_matches(path, schema.model_fields, n=1)
     return f"{path} is not a field of this request" + (f"; did you mean {close[0]}?" if close else "")

@@ -58,15 +58,25 @@ class Running:
         """Where it listens."""
         return self.server.url
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Wait until it listens; its model may not be ready."""
         self._thread.start()
+        while self._thread.is_alive() and not self.server.started:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Wait until it has ended."""
+        self.server.should_exit = True
+        self.join()
+
+    def __enter__(self) -> Self:
+        self.start()
         while self._thread.is_alive() and not self.greetings:
             time.sleep(0.01)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.server.should_exit = True
-        self.join()
+        self.stop()
 
     def join(self) -> None:
         """Wait for the server to end."""
@@ -101,8 +111,8 @@ def gated_model(loaded: LoadedModel, gated: Gated) -> LoadedModel:
 def make_client() -> Callable[..., Client]:
     """Return a function from a loaded model to a client that has not started."""
 
-    def make(model: LoadedModel, *, max_waiting: int = 4) -> Client:
-        host = InlineEngine(lambda: model, EngineConfig(max_waiting=max_waiting))
+    def make(model: LoadedModel, *, max_waiting: int = 4, **config: Any) -> Client:
+        host = InlineEngine(lambda: model, EngineConfig(max_waiting=max_waiting, **config))
         return Client(host, model_id=model.card.id)
 
     return make

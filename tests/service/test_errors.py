@@ -131,7 +131,7 @@ BAD = [
     ),
     (
         UNDERSTAND,
-        {"messages": [user(PICTURE, role="assistant"), user(TEXT)]},
+        {"messages": [user(PICTURE, role="system"), user(TEXT)]},
         "invalid_request",
         "messages.0.content",
     ),
