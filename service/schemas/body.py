@@ -9,13 +9,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PlainValidator,
     StringConstraints,
     ValidationError,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails
 
 from model.request import MAX_SEED
 from service.engine.scheduler import Priority
@@ -72,6 +74,28 @@ class Part(BaseModel):
         return {
             name: value for name, value in data.items() if value is not None or name not in cls.model_fields
         }
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Say in the API's document what drop_nulls does."""
+        reference = handler(core_schema)
+        schema = handler.resolve_ref_schema(reference)
+        for name, field in schema["properties"].items():
+            if name not in schema.get("required", ()):
+                schema["properties"][name] = _or_null(field)
+        return reference
+
+
+def _or_null(field: JsonSchemaValue) -> JsonSchemaValue:
+    """Return the schema of a field that may be null as well."""
+    about = {name: field[name] for name in ("title", "description", "default", "examples") if name in field}
+    kinds = {name: value for name, value in field.items() if name not in about}
+    choices = kinds["anyOf"] if kinds.keys() == {"anyOf"} else [kinds]
+    if {"type": "null"} in choices:
+        return field
+    return about | {"anyOf": [*choices, {"type": "null"}]}
 
 
 class Body(Part):
