@@ -172,3 +172,10 @@ def test_lists_and_objects_of_a_form_have_brackets(web: TestClient, png: Callabl
     answer = web.post("/v1/edit", data=data, files={"image": png()}).json()
     assert answer["metadata"] == {"a": "1", "b c": "2"}
     assert answer["receipt"]["guidance"]["interval"] == [0.2, 1]
+
+
+def test_several_pictures_share_one_prefill(web: TestClient) -> None:
+    usages = [web.post("/v1/generate", json={"prompt": "b", "n": n}).json()["usage"] for n in (1, 3)]
+    read = [usage["prefilled_tokens"] + usage["cached_prompt_tokens"] for usage in usages]
+    assert read[0] == read[1]
+    assert usages[1]["image_tokens"] == 3 * usages[0]["image_tokens"]
