@@ -12,6 +12,7 @@ from service.access import Access
 from service.deps import Service
 from service.engine.client import Client
 from service.errors import add_error_handlers
+from service.fetch import Fetcher
 from service.metrics import Metrics
 from service.openapi import document
 from service.routes import drawing, health, models, openai, playground, understand
@@ -42,6 +43,7 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         status=lambda: client.status,
     )
     client.watch(metrics)
+    fetcher = Fetcher(settings, on_refused=metrics.fetch_blocked)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -50,6 +52,7 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
             yield
         finally:
             await client.stop()
+            await fetcher.close()
 
     app = App(
         title="hbridge",
@@ -59,7 +62,9 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service = Service(settings=settings, client=client, metrics=metrics, created=int(time.time()))
+    app.state.service = Service(
+        settings=settings, client=client, fetcher=fetcher, metrics=metrics, created=int(time.time())
+    )
     for module in (drawing, understand, openai, models, health, playground):
         app.include_router(module.router)
     add_error_handlers(app)

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from model.errors import BadRequest, PromptTooLong
 from service.engine.client import Client
 from service.errors import ModelNotFound
+from service.fetch import Fetcher
 from service.metrics import Metrics
 from service.schemas.drawing import ResponseFormat
 from service.settings import Settings
@@ -23,6 +24,7 @@ class Service:
 
     settings: Settings
     client: Client
+    fetcher: Fetcher
     metrics: Metrics
     created: int
 

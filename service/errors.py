@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from model.errors import (
     BadRequest,
+    ImageTooLarge,
     InvalidImage,
     MissingCapability,
     ModelError,
@@ -57,10 +58,6 @@ class InvalidRequest(RequestError):
 
 class UnknownField(RequestError):
     """A field that the endpoint does not have."""
-
-
-class ImageTooLarge(RequestError):
-    """More pixels than the server decodes."""
 
 
 class ModelNotFound(RequestError):

@@ -28,6 +28,23 @@ class Settings(BaseSettings):
         32 * 2**20, ge=1, description="Largest request body; larger is refused with 413."
     )
     max_image_pixels: int = Field(40_000_000, ge=1, description="Most pixels of an image that comes in.")
+    max_image_bytes: int = Field(
+        24 * 2**20, ge=1, description="Most bytes of an image file that comes in, sent or fetched."
+    )
+    fetch_images: bool = Field(
+        False, description="Whether a request may name an image by its https address, which is then fetched."
+    )
+    fetch_http: bool = Field(False, description="Whether http addresses are fetched too.")
+    fetch_hosts: frozenset[str] = Field(
+        frozenset(), description="The only hosts that images are fetched from; any public one when left out."
+    )
+    fetch_ports: frozenset[int] = Field(
+        frozenset(), description="Ports that images are fetched from beside 443, and 80 of http addresses."
+    )
+    max_fetch_redirects: int = Field(3, ge=0, description="Most redirects of one fetch.")
+    max_fetch_seconds: float = Field(
+        10.0, gt=0, description="How long one fetch may take, from waiting for its turn to the last byte."
+    )
     max_prompt_chars: int = Field(4000, ge=1, description="Most characters of one prompt or message text.")
     max_tokens: int = Field(1024, ge=1, description="Most tokens of an answer that a request may ask for.")
     default_max_tokens: int = Field(

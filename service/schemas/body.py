@@ -44,7 +44,10 @@ def as_list(value: object) -> object:
     return [value] if isinstance(value, str | bytes) else value
 
 
-ENCODED_SCHEMA = {"type": "string", "description": "A data: URL or bare base64."}
+ENCODED_SCHEMA = {
+    "type": "string",
+    "description": "A data: URL, bare base64, or an https address where the server fetches images.",
+}
 Encoded = Annotated[str | bytes, PlainValidator(_encoded), WithJsonSchema(ENCODED_SCHEMA)]
 OneOrMore = Annotated[
     list[Encoded],

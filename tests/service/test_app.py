@@ -1,7 +1,11 @@
+import asyncio
 from collections.abc import Callable
 
+import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from model.errors import InvalidImage
 from service.app import create_app
 from service.engine.client import Client, State
 from service.engine.job import LoadedModel
@@ -26,6 +30,14 @@ def test_the_lifespan_stops_what_it_started(loaded: LoadedModel, make_client: Ca
         assert client.state in (State.LOADING, State.READY)
     assert client.state is State.DRAINING
     assert client.num_running == client.num_waiting == 0
+
+
+def test_what_an_app_does_not_fetch_it_counts(web: TestClient) -> None:
+    app = web.app
+    assert isinstance(app, FastAPI)
+    with pytest.raises(InvalidImage):
+        asyncio.run(app.state.service.fetcher.fetch("https://images.example/a.png", param="image"))
+    assert 'hbridge_fetch_blocked_total{reason="disabled"} 1.0' in web.get("/metrics").text
 
 
 def test_the_documentation_page_is_there(web: TestClient) -> None:

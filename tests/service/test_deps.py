@@ -7,6 +7,7 @@ from service.deps import Service
 from service.engine.client import Client
 from service.engine.job import LoadedModel
 from service.errors import ModelNotFound
+from service.fetch import Fetcher
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -14,7 +15,13 @@ from service.settings import Settings
 @pytest.fixture
 def service(loaded: LoadedModel, make_client: Callable[..., Client]) -> Service:
     settings = Settings(max_prompt_chars=3, max_tokens=5)
-    return Service(settings=settings, client=make_client(loaded), metrics=Metrics(), created=0)
+    return Service(
+        settings=settings,
+        client=make_client(loaded),
+        fetcher=Fetcher(settings),
+        metrics=Metrics(),
+        created=0,
+    )
 
 
 def test_only_the_served_model_is_found(service: Service) -> None:

@@ -13,6 +13,14 @@ def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> No
     assert Settings(port=1).port == 1
 
 
+def test_several_of_something_are_a_json_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HBRIDGE_FETCH_HOSTS", '["images.example", "cdn.example"]')
+    monkeypatch.setenv("HBRIDGE_FETCH_PORTS", "[8443]")
+    settings = Settings()
+    assert settings.fetch_hosts == {"images.example", "cdn.example"}
+    assert settings.fetch_ports == {8443}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
