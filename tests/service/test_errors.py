@@ -1,5 +1,7 @@
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from starlette.testclient import TestClient
 from model import errors as model_errors
 from service import errors
 from service.engine import errors as engine_errors
-from service.errors import error_type, status_of
+from service.errors import ROUTING_CODES, STATUS, error_type, status_of
 
 P = {"prompt": "a"}
 GENERATE, EDIT, UNDERSTAND = "/v1/generate", "/v1/edit", "/v1/understand"
@@ -282,3 +284,13 @@ def test_every_error_has_a_status_of_its_own_or_of_its_base() -> None:
 def test_what_is_not_in_the_table_is_an_internal_error() -> None:
     assert status_of(KeyError()) == (500, "internal_error")
     assert error_type(500) == "server_error"
+
+
+def test_the_page_of_errors_lists_every_code_with_its_status() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", Path("docs/errors.md").read_text(), re.MULTILINE)
+    listed = {(int(status), code) for status, code in rows}
+    routing = {(int(status), code) for status, code in ROUTING_CODES.items()}
+    assert listed == {(int(status), code) for status, code in STATUS.values()} | routing | {
+        (500, "internal_error")
+    }
+    assert len(rows) == len(listed)

@@ -1,7 +1,19 @@
+"""What may be set; docs/settings.md lists it, written by `python -m tests.service.test_settings`."""
+
+from pathlib import Path
+from typing import Any
+
+import platformdirs
 import pytest
 from pydantic import ValidationError
 
 from service.settings import Settings
+
+PAGE = Path("docs/settings.md")
+FOLDERS = {
+    platformdirs.user_cache_path("hbridge"): "`~/.cache/hbridge` on Linux",
+    platformdirs.user_data_path("hbridge"): "`~/.local/share/hbridge` on Linux",
+}
 
 
 def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +54,40 @@ def test_what_cannot_be_is_refused(wrong: dict[str, object]) -> None:
 def test_settings_do_not_change_once_built() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
+
+
+def page() -> str:
+    """Return docs/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "Everything that an operator may set, in the environment of `hbridge serve`. A value that cannot be is refused",
+        "at the start, with its name. Lists are JSON, as in `HBRIDGE_FETCH_HOSTS='[\"images.example\"]'`.",
+        "",
+        "| variable | default | meaning |",
+        "|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = _shown(field.get_default(call_default_factory=True))
+        lines.append(f"| `HBRIDGE_{name.upper()}` | {default} | {field.description} |")
+    return "\n".join([*lines, "", "(`python -m tests.service.test_settings` writes this page.)", ""])
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, Path):
+        return FOLDERS[default]
+    if isinstance(default, frozenset | tuple | list):
+        return f"`{sorted(default)}`"
+    return "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def test_the_page_of_settings_lists_all_as_they_are() -> None:
+    assert page() == PAGE.read_text(), "if it is meant: python -m tests.service.test_settings"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
