@@ -61,8 +61,8 @@ def page() -> str:
     lines = [
         "# Settings",
         "",
-        "Everything that an operator may set, in the environment of `hbridge serve`. A value that cannot be is refused",
-        "at the start, with its name. Lists are JSON, as in `HBRIDGE_FETCH_HOSTS='[\"images.example\"]'`.",
+        "Everything that an operator may set, in the environment of `hbridge serve`. What cannot be is refused at",
+        "the start, with its name. Lists are JSON, as in `HBRIDGE_FETCH_HOSTS='[\"images.example\"]'`.",
         "",
         "| variable | default | meaning |",
         "|---|---|---|",
