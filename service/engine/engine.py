@@ -227,8 +227,7 @@ class Engine:
         now = perf_counter()
         standing = Standing(
             job_id=job.id,
-            tenant=job.tenant,
-            priority=job.priority,
+            flow=Flow(job.tenant, job.priority, job.weight),
             arrived=now,
             deadline=None if job.deadline_seconds is None else now + job.deadline_seconds,
         )
