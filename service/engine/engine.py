@@ -563,7 +563,7 @@ class Engine:
 
     def _note_cancelled(self, ticket: Ticket) -> None:
         stage, wasted = ticket.watch.stage, ticket.watch.device_seconds
-        self._observer.cancelled(stage, wasted)
+        self._observer.cancelled(ticket.job.tenant, stage, wasted)
         log.info(
             "job cancelled",
             extra={"job": ticket.job.id, "task": ticket.job.task, "stage": stage, "wasted_seconds": wasted},
