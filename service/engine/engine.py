@@ -473,12 +473,17 @@ class Engine:
 
     def _prefill(self, tickets: Sequence[Ticket]) -> Sequence[Inputs]:
         """Read all prompts and encode all references of all jobs."""
-        asks = [Ask(job_id=each.job.id, prompt=prompt) for each in tickets for prompt in each.course.prompts]
+        asks = [
+            Ask(job_id=each.job.id, prompt=prompt, tenant=each.job.tenant)
+            for each in tickets
+            for prompt in each.course.prompts
+        ]
         prefixes = self._contexts
         num_queries, num_hits = prefixes.num_queries, prefixes.num_hits
         prefilled = iter(prefixes.prefill(asks))
         self._observer.prefilled(prefixes.num_queries - num_queries, prefixes.num_hits - num_hits)
-        encoded = iter(self._references.encode([image for each in tickets for image in each.course.images]))
+        images = [(each.job.tenant, image) for each in tickets for image in each.course.images]
+        encoded = iter(self._references.encode(images))
         return [
             Inputs(
                 prefilled=[next(prefilled) for _ in ticket.course.prompts],
