@@ -58,6 +58,8 @@ class Access:
             "status": status,
             "seconds": seconds,
         }
+        if tenant := scope["state"].get("tenant"):
+            fields["tenant"] = tenant
         level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
         log.log(level, "request", extra=fields | ({"code": code} if code else {}))
 

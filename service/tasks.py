@@ -19,6 +19,7 @@ from service.schemas.answers import ImagesAnswer, TextAnswer
 from service.schemas.body import Body
 from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest, check_drawing, to_drawing
 from service.schemas.question import TextPart, UnderstandRequest, check_question, to_question
+from service.tenant import Tenant
 from service.uploads import open_images, pick_images
 
 SCHEMAS: Mapping[Task, type[Body]] = {
@@ -28,8 +29,11 @@ SCHEMAS: Mapping[Task, type[Body]] = {
 }
 
 
-async def to_job(service: Service, asked: Body, request_id: str) -> Job:
+async def to_job(service: Service, asked: Body, request_id: str, tenant: Tenant) -> Job:
     """Check a request against the loaded model, open its images and put it in the engine's words.
+
+    Args:
+        tenant: Whose share of the device it will use.
 
     Raises:
         ModelNotFound: Another model is asked for.
@@ -44,7 +48,14 @@ async def to_job(service: Service, asked: Body, request_id: str) -> Job:
         work = await asyncio.to_thread(_question, service, asked)
     else:
         raise TypeError(f"no task takes a {type(asked).__name__}")
-    return Job(id=request_id, work=work, priority=asked.priority, deadline_seconds=asked.deadline_seconds)
+    return Job(
+        id=request_id,
+        work=work,
+        tenant=tenant.name,
+        weight=tenant.weight,
+        priority=asked.priority,
+        deadline_seconds=asked.deadline_seconds,
+    )
 
 
 def answer(service: Service, job: Job, asked: Body, finished: Finished) -> ImagesAnswer | TextAnswer:
