@@ -67,7 +67,8 @@ class Access:
             "status": status,
             "seconds": seconds,
         }
-        named = {"code": code, "end_user": scope["state"].get("end_user")}
+        state = scope["state"]
+        named = {"code": code, "end_user": state.get("end_user"), "tenant": state.get("tenant")}
         fields |= {name: value for name, value in named.items() if value}
         level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
         log.log(level, "request", extra=fields)

@@ -72,6 +72,34 @@ class UnsupportedMediaType(RequestError):
     """A content type that the endpoint does not read."""
 
 
+class InvalidApiKey(RequestError):
+    """No key, or none that is good here."""
+
+
+class MissingScope(RequestError):
+    """A key that may not do this."""
+
+
+class TooManyRequests(RequestError):
+    """A tenant that has had its share for now.
+
+    Attributes:
+        retry_after_seconds: When it has some again.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RateLimited(TooManyRequests):
+    """More requests than may come in a time."""
+
+
+class QuotaExhausted(TooManyRequests):
+    """More device-seconds than may be used in a time."""
+
+
 class ClientGone(RequestError):
     """Nobody waits for the answer any more."""
 
@@ -86,6 +114,10 @@ STATUS: Mapping[type[Exception], tuple[int, str]] = {
     UnsupportedSize: (HTTPStatus.BAD_REQUEST, "unsupported_size"),
     TooManyReferences: (HTTPStatus.BAD_REQUEST, "invalid_request"),
     MissingCapability: (HTTPStatus.BAD_REQUEST, "invalid_request"),
+    InvalidApiKey: (HTTPStatus.UNAUTHORIZED, "invalid_api_key"),
+    MissingScope: (HTTPStatus.FORBIDDEN, "missing_scope"),
+    RateLimited: (HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"),
+    QuotaExhausted: (HTTPStatus.TOO_MANY_REQUESTS, "quota_exhausted"),
     ModelNotFound: (HTTPStatus.NOT_FOUND, "model_not_found"),
     BodyTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
     UnsupportedMediaType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
@@ -144,9 +176,11 @@ def status_of(error: Exception) -> tuple[int, str]:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     status, words = explain(request, error)
-    headers = (
-        {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, EngineUnavailable) else None
-    )
+    headers = {}
+    if isinstance(error, EngineUnavailable | TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, InvalidApiKey):
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(words.model_dump(), status, headers)
 
 

@@ -120,8 +120,8 @@ class Metrics(Observer):
         self._prefilled.inc(result.usage.prefilled_tokens)
         self._device.labels(task=job.task).inc(timings.device_seconds)
 
-    def cancelled(self, stage: str, wasted_seconds: float) -> None:
-        """Take note of a job that was cancelled, where, and of the work that was for nothing."""
+    def cancelled(self, tenant: str, stage: str, wasted_seconds: float) -> None:
+        """Take note of a job that was cancelled, whose, where, and of the work that was for nothing."""
         self._cancellations.labels(stage=stage).inc()
         self._wasted.inc(wasted_seconds)
 

@@ -18,7 +18,8 @@ from service.schemas.body import Body
 from service.schemas.drawing import DrawingBody, DrawingOptions, EditRequest, GenerateRequest
 from service.schemas.openai_chat import ChatMessage, ChatRequest
 from service.schemas.question import AnswerOptions, Message, TextPart, UnderstandRequest, check_question
-from service.tasks import to_job
+from service.tasks import task_of, to_job
+from service.tenant import Tenant
 
 PICTURE_OPTIONS = DrawingOptions.model_fields.keys() - Body.model_fields.keys()
 WORD_OPTIONS = AnswerOptions.model_fields.keys() - Body.model_fields.keys()
@@ -43,8 +44,8 @@ class Chat:
         return [job for job, _ in self.parts]
 
 
-async def to_chat(service: Service, asked: ChatRequest, request_id: str) -> Chat:
-    """Put a chat in our words; raises as to_job."""
+async def to_chat(service: Service, asked: ChatRequest, request_id: str, tenant: Tenant) -> Chat:
+    """Put a chat in our words, and let its tenant ask for them; raises as to_job and Service.admit."""
     check_options(asked)
     seed = chosen_seed(asked.seed)
     question = to_understand(asked, seed)
@@ -52,9 +53,12 @@ async def to_chat(service: Service, asked: ChatRequest, request_id: str) -> Chat
     bodies: list[Body] = [question] if "text" in asked.modalities else []
     if "image" in asked.modalities:
         bodies.append(to_picture(asked, seed))
+    await service.admit(tenant, *(task_of(body) for body in bodies))
     ids = (request_id, f"{request_id}-picture")
     with named(asked):
-        parts = [(await to_job(service, body, each), body) for body, each in zip(bodies, ids, strict=False)]
+        parts = [
+            (await to_job(service, body, each, tenant), body) for body, each in zip(bodies, ids, strict=False)
+        ]
     return Chat(id=request_id, asked=asked, parts=tuple(parts))
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.allowance import QUOTAS_FORM, RATE_FORM
 
 
 class Settings(BaseSettings):
@@ -77,9 +79,59 @@ class Settings(BaseSettings):
         platformdirs.user_cache_path("hbridge"),
         description="Where what is learnt about this machine is kept; it may be deleted at any time.",
     )
+    data_dir: Path = Field(
+        platformdirs.user_data_path("hbridge"),
+        description="Where what must outlive the server is kept: the database with keys and usage.",
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="As postgresql://user:password@host/name; SQLite in the data folder when left out.",
+    )
+    limits_storage_url: SecretStr = Field(
+        SecretStr("memory://"),
+        description="Where requests are counted: memory://, or redis://:password@host that servers share.",
+    )
+    default_rate: str | None = Field(
+        None,
+        pattern=f"^({RATE_FORM})$",
+        description="Requests for work of a tenant that has no rate of its own, such as 60/minute.",
+    )
+    default_quotas: str | None = Field(
+        None,
+        pattern=f"^({QUOTAS_FORM})$",
+        description="Device-seconds of a tenant that has no quotas of its own, such as 3600/day 50000/month.",
+    )
+    bootstrap_key_file: Path | None = Field(
+        None, description="File with a key, hb-ID-SECRET, that has the scope admin from the start."
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses and networks, with commas, of proxies whose X-Forwarded-For is believed.",
+    )
     log_format: Literal["plain", "json"] = Field(
         "plain", description="One line for people, or one JSON object."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."
     )
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url and not url.get_secret_value().startswith(("sqlite:///", "postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql:// or sqlite:///")
+        return url
+
+    @field_validator("limits_storage_url")
+    @classmethod
+    def _check_limits_storage_url(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("memory://", "redis://", "rediss://")):
+            raise ValueError("must be memory:// or begin with redis:// or rediss://")
+        return url
+
+    @property
+    def database(self) -> str:
+        """The address of the database."""
+        if self.database_url:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir / 'hbridge.db'}"

@@ -16,6 +16,7 @@ from service.schemas.answers import ImagesAnswer, TextAnswer
 from service.schemas.body import Body
 from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest, check_drawing, to_drawing
 from service.schemas.question import TextPart, UnderstandRequest, check_question, to_question
+from service.tenant import Tenant
 from service.uploads import pick_images, read_images, read_mask
 
 SCHEMAS: Mapping[Task, type[Body]] = {
@@ -25,8 +26,16 @@ SCHEMAS: Mapping[Task, type[Body]] = {
 }
 
 
-async def to_job(service: Service, asked: Body, request_id: str) -> Job:
+def task_of(asked: Body) -> Task:
+    """Return the task of a request."""
+    return next(task for task, schema in SCHEMAS.items() if isinstance(asked, schema))
+
+
+async def to_job(service: Service, asked: Body, request_id: str, tenant: Tenant) -> Job:
     """Check a request against the loaded model, open its images and put it in the engine's words.
+
+    Args:
+        tenant: Whose share of the device it will use.
 
     Raises:
         ModelNotFound: Another model is asked for.
@@ -44,6 +53,8 @@ async def to_job(service: Service, asked: Body, request_id: str) -> Job:
     return Job(
         id=request_id,
         work=work,
+        tenant=tenant.name,
+        weight=tenant.weight,
         priority=asked.priority,
         deadline_seconds=asked.deadline_seconds,
         num_previews=asked.partial_images if isinstance(asked, DrawingBody) else 0,

@@ -22,6 +22,7 @@ class Job:
         id: The answer's id on the wire.
         work: What to do, in the model's words.
         tenant: Whose share of the device it uses.
+        weight: How large that share is beside other tenants'.
         deadline_seconds: After its submission; it is refused or cut off rather than late.
         num_previews: Rough looks at a picture in the making, spread over its steps.
         is_repeatable: It may be run again, its events from the start, when the engine ended under it.
@@ -30,6 +31,7 @@ class Job:
     id: str
     work: Drawing | Question
     tenant: str = ""
+    weight: float = 1.0
     priority: Priority = "interactive"
     deadline_seconds: float | None = None
     num_previews: int = 0

@@ -5,25 +5,26 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from service import wire
-from service.deps import ReadyServiceDep, RequestIdDep, Service
+from service.deps import EditTenantDep, GenerateTenantDep, ReadyServiceDep, RequestIdDep, Service, TenantDep
 from service.openai_chat import named, to_chat
 from service.openai_completion import ChatNarration, completion
 from service.openai_images import Asked, ImagesNarration, images_response
-from service.routes.responses import REFUSALS, body_of, stream_of
+from service.routes.responses import GUARDED, body_of, stream_of
 from service.schemas.answers import ImagesAnswer
 from service.schemas.openai_chat import ChatCompletion, ChatRequest
 from service.schemas.openai_images import ImagesEditsRequest, ImagesGenerationsRequest, ImagesResponse
 from service.streaming import stream
 from service.tasks import answer, to_job
+from service.tenant import Tenant
 from service.waiting import finish, finish_all
 
-CHATS = REFUSALS | {
+CHATS = GUARDED | {
     200: {
         "description": "The assistant's message; with `stream` chunks of it, then `[DONE]`, or `error`.",
         "content": stream_of("ChatChunk"),
     }
 }
-IMAGES = REFUSALS | {
+IMAGES = GUARDED | {
     200: {
         "description": "The pictures; with `stream` the events `image_generation.partial_image` and "
         "`image_generation.completed`, in an edit `image_edit.…`, or `error`.",
@@ -40,7 +41,9 @@ router = APIRouter(tags=["OpenAI"])
     responses=IMAGES,
     openapi_extra=body_of("ImagesGenerationsRequest"),
 )
-async def generations(request: Request, service: ReadyServiceDep, request_id: RequestIdDep) -> Response:
+async def generations(
+    request: Request, service: ReadyServiceDep, request_id: RequestIdDep, tenant: GenerateTenantDep
+) -> Response:
     """Make pictures from words, as the OpenAI API does.
 
     Fields of `/v1/generate` may come along, in the client's `extra_body`. Of fields that ask for what the
@@ -48,7 +51,7 @@ async def generations(request: Request, service: ReadyServiceDep, request_id: Re
     """
     limit = service.settings.max_body_bytes
     asked = await wire.read(request, ImagesGenerationsRequest, max_bytes=limit)
-    return await draw(request, service, asked, request_id)
+    return await draw(request, service, asked, request_id, tenant)
 
 
 @router.post(
@@ -57,7 +60,9 @@ async def generations(request: Request, service: ReadyServiceDep, request_id: Re
     responses=IMAGES,
     openapi_extra=body_of("ImagesEditsRequest", form="ImagesEditsForm"),
 )
-async def edits(request: Request, service: ReadyServiceDep, request_id: RequestIdDep) -> Response:
+async def edits(
+    request: Request, service: ReadyServiceDep, request_id: RequestIdDep, tenant: EditTenantDep
+) -> Response:
     """Make pictures from pictures and an instruction, as the OpenAI API does.
 
     Takes `multipart/form-data` with files in `image` or `image[]` and `mask`, or JSON as `/v1/edit`. Fields
@@ -65,7 +70,7 @@ async def edits(request: Request, service: ReadyServiceDep, request_id: RequestI
     """
     limit = service.settings.max_body_bytes
     asked = await wire.read(request, ImagesEditsRequest, max_bytes=limit, takes_form=True)
-    return await draw(request, service, asked, request_id)
+    return await draw(request, service, asked, request_id, tenant)
 
 
 @router.post(
@@ -74,7 +79,9 @@ async def edits(request: Request, service: ReadyServiceDep, request_id: RequestI
     responses=CHATS,
     openapi_extra=body_of("ChatRequest"),
 )
-async def chat_completions(request: Request, service: ReadyServiceDep, request_id: RequestIdDep) -> Response:
+async def chat_completions(
+    request: Request, service: ReadyServiceDep, request_id: RequestIdDep, tenant: TenantDep
+) -> Response:
     """Answer a conversation, as the OpenAI API does.
 
     Messages bring text and images. With `modalities` `["text", "image"]` the conversation is answered in
@@ -84,7 +91,7 @@ async def chat_completions(request: Request, service: ReadyServiceDep, request_i
     """
     asked = await wire.read(request, ChatRequest, max_bytes=service.settings.max_body_bytes)
     request.state.end_user = asked.end_user
-    chat = await to_chat(service, asked, request_id)
+    chat = await to_chat(service, asked, request_id, tenant)
     request.state.task = chat.jobs[-1].task
     with named(asked):
         if asked.stream:
@@ -94,10 +101,10 @@ async def chat_completions(request: Request, service: ReadyServiceDep, request_i
     return Response(whole.model_dump_json(), media_type="application/json")
 
 
-async def draw(request: Request, service: Service, asked: Asked, request_id: str) -> Response:
+async def draw(request: Request, service: Service, asked: Asked, request_id: str, tenant: Tenant) -> Response:
     """Run a checked request for pictures and answer it."""
     request.state.end_user = asked.end_user
-    job = await to_job(service, asked, request_id)
+    job = await to_job(service, asked, request_id, tenant)
     if asked.stream:
         return await stream(request, service.client, [job], ImagesNarration(service, job, asked))
     whole = await asyncio.to_thread(answer, service, job, asked, await finish(request, service.client, job))

@@ -68,7 +68,7 @@ def test_a_shot_is_followed_to_its_end(model_folder: Path) -> None:
         async with app.router.lifespan_context(app):
             await client.ready()
             transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://here") as web:
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as web:
                 for task, body in bodies:
                     await shoot(web, Shot(due=0.0, task=task, body=body), run)
         return run

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +15,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.database import Database
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
 from service.engine.inline import InlineEngine
@@ -22,6 +23,8 @@ from service.engine.job import LoadedModel
 from service.loading import load_model
 from service.server import Server
 from service.settings import Settings
+from tests.service.local_client import local_client, make_key
+from tests.service.postgresql import PostgreSQL
 
 
 class Gated:
@@ -48,10 +51,15 @@ class Running:
     def __init__(self, settings: Settings, client: Client) -> None:
         self.server = Server(settings, client)
         self.greetings: list[str] = []
+        self.warnings: list[str] = []
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        asyncio.run(self.server.run_until_stopped(self.greetings.append))
+        asyncio.run(self.server.run_until_stopped(self._greet))
+
+    def _greet(self, url: str, warning: str) -> None:
+        self.warnings.append(warning)
+        self.greetings.append(url)
 
     @property
     def url(self) -> str:
@@ -119,8 +127,52 @@ def make_client() -> Callable[..., Client]:
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return Settings()
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/test.db"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return server.new_database()
+
+
+@pytest.fixture
+def use(database_url: str) -> Callable[[Callable[[Database], Awaitable[Any]]], Any]:
+    """Return a function that runs something on the database, from its start to its stop, and returns it."""
+
+    async def run(work: Callable[[Database], Awaitable[Any]]) -> Any:
+        database = Database(database_url)
+        try:
+            await database.start()
+            return await work(database)
+        finally:
+            await database.stop()
+
+    return lambda work: asyncio.run(run(work))
+
+
+@pytest.fixture
+def keyed_web(
+    loaded: LoadedModel,
+    make_client: Callable[..., Client],
+    wait_until: Callable[..., None],
+    settings: Settings,
+) -> Iterator[TestClient]:
+    """An app of this test's own that is ready, and demands keys."""
+    with local_client(create_app(settings, make_client(loaded)), raise_server_exceptions=False) as web:
+        make_key(web, tenant="somebody")
+        wait_until(lambda: web.get("/readyz").status_code == 200)
+        yield web
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +181,7 @@ def web(
 ) -> Iterator[TestClient]:
     """An app that is ready, over the loaded model, with small limits."""
     settings = Settings(max_body_bytes=200_000, max_image_pixels=10_000, max_prompt_chars=60, max_tokens=16)
-    with TestClient(create_app(settings, make_client(loaded)), raise_server_exceptions=False) as client:
+    with local_client(create_app(settings, make_client(loaded)), raise_server_exceptions=False) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200)
         yield client
 
@@ -144,7 +196,7 @@ def gated_web(
 ) -> Iterator[TestClient]:
     """An app of this test's own that is ready; two jobs may wait."""
     client = make_client(gated_model, max_waiting=2)
-    with TestClient(create_app(settings, client), raise_server_exceptions=False) as web:
+    with local_client(create_app(settings, client), raise_server_exceptions=False) as web:
         wait_until(lambda: web.get("/readyz").status_code == 200)
         gated.num_calls = 0
         yield web

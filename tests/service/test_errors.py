@@ -270,7 +270,7 @@ def test_a_full_queue_says_when_to_come_back(gated_web: TestClient, gated: Any) 
 def test_every_error_has_a_status_of_its_own_or_of_its_base() -> None:
     trees = (vars(errors), vars(engine_errors), vars(model_errors))
     kinds = {kind for tree in trees for kind in tree.values() if isinstance(kind, type)}
-    bases = {"RequestError", "EngineError", "EngineUnavailable", "ModelError"}
+    bases = {"RequestError", "TooManyRequests", "EngineError", "EngineUnavailable", "ModelError"}
     inside = {"JobFailed", "BadCheckpoint", "Cancelled"}
     for kind in kinds:
         if (

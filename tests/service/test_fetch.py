@@ -23,6 +23,7 @@ from service.metrics import Metrics
 from service.schemas.drawing import EditRequest
 from service.settings import Settings
 from service.tasks import to_job
+from service.tenant import LOCAL
 from service.uploads import read_images
 from tests.image_bytes import as_file, noise, png_with
 
@@ -716,7 +717,7 @@ def test_a_request_that_names_addresses_becomes_a_job_with_their_pictures(
         async with open_fetcher(site, server_context, trust) as (fetcher, base):
             service = replace(app.state.service, fetcher=fetcher)
             asked = EditRequest(prompt="a", image=[f"{base}/a"], mask=f"{base}/mask")
-            work = (await to_job(service, asked, "req-1")).work
+            work = (await to_job(service, asked, "req-1", LOCAL)).work
         assert isinstance(work, Drawing)
         return work
 

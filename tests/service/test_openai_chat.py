@@ -10,6 +10,7 @@ from service.openai_chat import check_options, named, to_chat, to_picture, to_un
 from service.schemas.body import validate
 from service.schemas.drawing import EditRequest, GenerateRequest
 from service.schemas.openai_chat import ChatRequest
+from service.tenant import LOCAL
 
 
 def asked(*parts: Any, **given: Any) -> ChatRequest:
@@ -25,7 +26,9 @@ def picture(url: str) -> dict[str, Any]:
 
 def test_words_and_a_picture_have_one_seed_and_jobs_of_their_own(web: Any) -> None:
     service = web.app.state.service
-    chat = asyncio.run(to_chat(service, asked(A, modalities=["image", "text"], deadline_ms=60_000), "req-1"))
+    chat = asyncio.run(
+        to_chat(service, asked(A, modalities=["image", "text"], deadline_ms=60_000), "req-1", LOCAL)
+    )
     words, drawing = chat.jobs
     assert isinstance(words.work, Question)
     assert isinstance(drawing.work, Drawing)

@@ -5,8 +5,9 @@ from typing import Any
 
 import platformdirs
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
+from service.allowance import check_rate, parse_quotas
 from service.settings import Settings
 
 PAGE = Path("docs/settings.md")
@@ -44,6 +45,10 @@ def test_several_of_something_are_a_json_list(monkeypatch: pytest.MonkeyPatch) -
         {"engine": "steam"},
         {"max_step_seconds": 0},
         {"prt": 1},
+        {"database_url": "mysql://localhost/a"},
+        {"limits_storage_url": "memcached://localhost"},
+        {"default_rate": "often"},
+        {"default_quotas": "3600"},
     ],
 )
 def test_what_cannot_be_is_refused(wrong: dict[str, object]) -> None:
@@ -61,8 +66,9 @@ def page() -> str:
     lines = [
         "# Settings",
         "",
-        "Everything that an operator may set, in the environment of `hbridge serve`. What cannot be is refused at",
-        "the start, with its name. Lists are JSON, as in `HBRIDGE_FETCH_HOSTS='[\"images.example\"]'`.",
+        "Everything that an operator may set, in the environment of `hbridge serve`. What cannot be is",
+        "refused at the start, with its name. Lists are JSON, as in",
+        "`HBRIDGE_FETCH_HOSTS='[\"images.example\"]'`.",
         "",
         "| variable | default | meaning |",
         "|---|---|---|",
@@ -76,9 +82,13 @@ def page() -> str:
 def _shown(default: Any) -> str:
     if isinstance(default, Path):
         return FOLDERS[default]
+    if isinstance(default, SecretStr):
+        return f"`{default.get_secret_value()}`"
     if isinstance(default, frozenset | tuple | list):
         return f"`{sorted(default)}`"
-    return "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+    return (
+        "" if default in (None, "") else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+    )
 
 
 def test_the_page_of_settings_lists_all_as_they_are() -> None:
@@ -87,6 +97,20 @@ def test_the_page_of_settings_lists_all_as_they_are() -> None:
 
 def test_every_setting_says_what_it_means() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_the_database_is_a_file_of_the_data_folder_unless_it_is_elsewhere() -> None:
+    assert Settings(data_dir=Path("/data")).database == "sqlite:////data/hbridge.db"
+    url = "postgresql://someone:secret@host/name"
+    elsewhere = Settings(database_url=url)
+    assert elsewhere.database == url
+    assert "secret" not in repr(elsewhere)
+
+
+def test_defaults_of_tenants_have_the_form_of_their_own() -> None:
+    settings = Settings(default_rate="60/minute", default_quotas="3600/day 50000/month")
+    assert settings.default_rate == check_rate("60/minute")
+    assert len(parse_quotas(settings.default_quotas or "")) == 2
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from service.engine.job import LoadedModel
 from service.loading import create_client
 from service.routes.playground import NAMES
 from service.settings import Settings
+from tests.service.local_client import local_client
 
 FOLDER = Path("service/playground")
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
@@ -53,7 +54,7 @@ def test_other_files_are_not_served(web: TestClient) -> None:
 
 
 def test_an_operator_may_turn_it_off(loaded: LoadedModel, make_client: Callable[..., Client]) -> None:
-    with TestClient(create_app(Settings(playground=False), make_client(loaded))) as client:
+    with local_client(create_app(Settings(playground=False), make_client(loaded))) as client:
         assert client.get("/").status_code == 404
         assert client.get("/playground/page.js").status_code == 404
 
