@@ -89,6 +89,7 @@ def create(
     screen.print(
         f"key {text.split('-')[1]} of tenant {owner}, for {', '.join(granted)}; it is not shown again",
         highlight=False,
+        soft_wrap=True,
     )
 
 

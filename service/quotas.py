@@ -64,7 +64,7 @@ class Quotas(Observer):
             if used >= quota.seconds:
                 seconds = math.ceil(self._usage.seconds_left(quota.window))
                 raise QuotaExhausted(
-                    f"{used:.1f} device-seconds are used of {quota}, UTC; try again in {seconds} s",
+                    f"{used:.1f} device-seconds are used of {quota} (UTC); try again in {seconds} s",
                     retry_after_seconds=seconds,
                 )
 
