@@ -14,7 +14,7 @@ from model.digest import file_digests
 from model.errors import BadCheckpoint
 from model.names import Names
 from model.qwen_vl.tokenizer import FILES as TOKENIZER_FILES
-from model.registry import FAMILIES, LoadableFamily, family_name, resolve
+from model.registry import FAMILIES, PUBLISHED, LoadableFamily, family_name, resolve
 from model.shards import MAX_SHARD_BYTES, write_shards
 from model.stored_tensor import OnProgress, StoredTensor, list_tensors, parts, read_json, read_tensors
 
@@ -41,6 +41,10 @@ def load(
         BadCheckpoint: Lists everything that is wrong with the folder.
     """
     folder = resolve(checkpoint)
+    if folder.parent == PUBLISHED:
+        raise BadCheckpoint(
+            f"{checkpoint} is a published model, of which only configs are here: name its folder"
+        )
     family = build(read_config(folder), folder)
     stored = list_tensors(folder, family.names)
     for part in family.names.optional:

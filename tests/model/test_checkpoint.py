@@ -211,6 +211,12 @@ def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["omnigen2", "hbridge"])
+def test_a_published_model_of_which_only_configs_are_here_is_refused(name: str) -> None:
+    with pytest.raises(BadCheckpoint, match=f"{name} is a published model"):
+        load(name)
+
+
 def test_an_unknown_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "PoodlePipeline"}')
     with pytest.raises(BadCheckpoint, match="PoodlePipeline"):
