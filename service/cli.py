@@ -30,7 +30,10 @@ screen = Console(stderr=True)
 
 USERS_FAULT = 2
 
-Model = Annotated[str | None, typer.Option(help="Checkpoint folder or short name (HBRIDGE_MODEL).")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Checkpoint folder, short name, or Hugging Face id at a commit (HBRIDGE_MODEL)."),
+]
 Device = Annotated[str | None, typer.Option(help="PyTorch device, such as cpu or cuda:0 (HBRIDGE_DEVICE).")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (HBRIDGE_DTYPE).")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="File to write; png, jpg, jpeg or webp.")]
@@ -75,17 +78,32 @@ def serve(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
+    load_format: Annotated[
+        str | None,
+        typer.Option(help="auto, or random for random weights of the model's config (HBRIDGE_LOAD_FORMAT)."),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help="process, or inline for a thread of the server (HBRIDGE_ENGINE).")
     ] = None,
 ) -> None:
     """Serve the HTTP API. Options go before HBRIDGE_* in the environment."""
+    from service.hub import locate  # noqa: PLC0415
     from service.loading import create_client  # noqa: PLC0415
     from service.server import Server  # noqa: PLC0415
 
     with users_faults():
-        settings = settings_with(host=host, port=port, model=model, device=device, dtype=dtype, engine=engine)
+        settings = settings_with(
+            host=host,
+            port=port,
+            model=model,
+            device=device,
+            dtype=dtype,
+            load_format=load_format,
+            engine=engine,
+        )
         logs.configure(settings.log_format, settings.log_level)
+        # A download may take longer than an engine may load; the engine then finds it in the cache.
+        locate(settings.model, weights=settings.load_format == "auto")
         server = Server(settings, create_client(settings))
         asyncio.run(server.run_until_stopped(greet))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from PIL.Image import Image
 
@@ -119,7 +120,8 @@ class ModelCard:
 
     Attributes:
         id: Its name on the wire.
-        weights_hash: SHA-256 over the weight files.
+        weights_hash: SHA-256 over the weight files; of random weights, over config and seed.
+        load_format: Whether the weights are the checkpoint's or random.
         backend: The attention backend.
     """
 
@@ -129,6 +131,7 @@ class ModelCard:
     device: str
     dtype: str
     backend: str
+    load_format: Literal["auto", "random"] = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,9 @@ def test_understand_writes_the_answer(
         (["serve", "--port", "70000"], "port"),
         (["serve", "--model", "nowhere", "--port", "0", "--engine", "inline"], "nowhere"),
         (["serve", "--engine", "steam"], "engine"),
+        (["serve", "--load-format", "guess"], "load_format"),
+        (["serve", "--model", "org/name"], "needs a commit"),
+        (["serve", "--model", "omnigen2", "--port", "0", "--engine", "inline"], "only configs"),
         (["paint"], "paint"),
     ],
 )
