@@ -191,8 +191,16 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def check(ours: Mapping[str, Tensor], theirs: Mapping[str, StoredTensor], names: Names, folder: Path) -> None:
+def check(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, StoredTensor], names: Names, where: str | Path
+) -> None:
     """Compare what a network needs with what is stored.
+
+    Args:
+        ours: What is needed.
+        theirs: What is stored, under our names.
+        names: Say what may be left over.
+        where: Begins the message.
 
     Raises:
         BadCheckpoint: Lists what is missing, left over, or of another shape or type, in order.
@@ -211,7 +219,7 @@ def check(ours: Mapping[str, Tensor], theirs: Mapping[str, StoredTensor], names:
         if stored.dtype not in READABLE:
             problems.append(f"{name} in {stored.file.name} is {stored.dtype}, which is no float that is read")
     if problems:
-        raise BadCheckpoint(f"{folder}: " + "; ".join(sorted(problems)))
+        raise BadCheckpoint(f"{where}: " + "; ".join(sorted(problems)))
 
 
 def _missing(ours: Mapping[str, Tensor], theirs: Mapping[str, StoredTensor]) -> Iterator[str]:

@@ -43,19 +43,20 @@ class StoredTensor:
         return prod(self.shape) * self.dtype.itemsize
 
 
-def list_tensors(place: Path, names: Names | None = None) -> dict[str, StoredTensor]:
+def list_tensors(place: Path, names: Names | None = None, *, prefix: str = "") -> dict[str, StoredTensor]:
     """List a checkpoint's tensors under our names.
 
     Args:
         place: A folder, or a single file.
         names: How published names become ours; None leaves them as they are.
+        prefix: What goes before all names, the published ones.
 
     Raises:
         BadCheckpoint: Files are missing or broken, or two tensors have one name; all are listed.
     """
     stored: dict[str, StoredTensor] = {}
     problems: list[str] = []
-    for prefix, folder in ({f"{part.name}.": part for part in parts(place)} or {"": place}).items():
+    for part, folder in ({f"{each.name}.": each for each in parts(place)} or {"": place}).items():
         files, more = _files(folder)
         problems += more
         for file, promised in files.items():
@@ -67,7 +68,8 @@ def list_tensors(place: Path, names: Names | None = None) -> dict[str, StoredTen
             lost = promised - {tensor.name for tensor in tensors}
             problems += [f"{file.name} lacks {tensor}, which the index promises" for tensor in lost]
             for tensor in tensors:
-                name = names.ours(prefix + tensor.name) if names else prefix + tensor.name
+                published = prefix + part + tensor.name
+                name = names.ours(published) if names else published
                 if name in stored:
                     problems.append(
                         f"two tensors are called {name}: in {stored[name].file.name}, {file.name}"

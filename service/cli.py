@@ -210,12 +210,49 @@ def understand(
         typer.echo(local.ask(asked, settings, screen))
 
 
+def convert(
+    understanding: Annotated[str, typer.Argument(help="Qwen2.5-VL: a folder, or a Hugging Face id.")],
+    generation: Annotated[str, typer.Argument(help="OmniGen2: a folder, or a Hugging Face id.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; must not be there yet.")],
+    *,
+    bridge: Annotated[
+        Path | None, typer.Option(help="Trained weights of the bridge: a safetensors file, or a folder.")
+    ] = None,
+    start: Annotated[
+        str, typer.Option(help="identity or zero: where a bridge without weights begins.")
+    ] = "identity",
+    config: Annotated[
+        Path | None, typer.Option(help="JSON of fields of the config that are to differ from the defaults.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; as each weight is when left out.")
+    ] = None,
+) -> None:
+    """Make an hbridge checkpoint of two published models."""
+    from service.checkpoints import convert_models  # noqa: PLC0415
+
+    with users_faults():
+        convert_models(
+            understanding, generation, out, screen, bridge=bridge, start=start, config=config, dtype=dtype
+        )
+
+
+def size(model: Annotated[str, typer.Argument(help="Folder, short name, or Hugging Face id.")]) -> None:
+    """Count a model's weights and what they take in memory, from its config alone."""
+    from service.checkpoints import size_table  # noqa: PLC0415
+
+    with users_faults():
+        typer.echo(size_table(model))
+
+
 # Every command of `hbridge`, by name.
 COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve,
     "generate": generate,
     "edit": edit,
     "understand": understand,
+    "convert": convert,
+    "size": size,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

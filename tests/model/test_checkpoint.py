@@ -19,6 +19,8 @@ from model.checkpoint import (
     weights_hash,
 )
 from model.errors import BadCheckpoint
+from model.family import Row, Size
+from model.prompt import Prompt
 
 Change = Callable[[Path], object]
 
@@ -302,6 +304,27 @@ def test_a_folder_for_each_part_loads_too(golden_config: dict[str, Any], tmp_pat
     loaded = load(tmp_path).module.state_dict()
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+def test_a_folder_of_the_releases_layout_draws(omnigen2_folder: Path) -> None:
+    family = load(omnigen2_folder)
+    assert family.capabilities.tasks == ("generate", "edit")
+    contexts = family.prefill([Prompt.draw("a red circle")])
+    noise = family.noise(Size(32, 32), 0)
+    (velocity,) = family.velocity([Row(latent_CYX=noise, time=0.5, context=contexts[0])])
+    assert velocity.shape == noise.shape
+    assert family.decode([noise])[0].shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "mllm"])
+def test_a_part_whose_weights_or_config_are_not_there_is_told(
+    omnigen2_folder: Path, tmp_path: Path, part: str
+) -> None:
+    folder = Path(shutil.copytree(omnigen2_folder, tmp_path / "omnigen2"))
+    for file in (folder / part).glob("*.safetensors*"):
+        file.unlink()
+    with pytest.raises(BadCheckpoint, match=rf"no \.safetensors or \.bin file in {part}"):
+        load(folder)
 
 
 def test_any_family_survives_saving(golden_config: dict[str, Any], tmp_path: Path) -> None:
