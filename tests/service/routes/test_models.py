@@ -1,13 +1,31 @@
 from starlette.testclient import TestClient
 
+from service.app import create_app
+from service.engine.client import Client
+from service.engine.engine import EngineConfig
+from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
+from service.settings import Settings
 
 
-def test_the_served_model_is_listed_and_shown(web: TestClient) -> None:
+def test_the_served_model_is_listed_and_shown(web: TestClient, loaded: LoadedModel) -> None:
     listed = web.get("/v1/models").json()
     assert listed["object"] == "list"
     assert [card["id"] for card in listed["data"]] == ["tiny"]
+    assert listed["data"][0]["weights_sha256"] == loaded.card.weights_hash
+    assert listed["data"][0]["load_format"] == "auto"
     assert web.get("/v1/models/tiny").json() == listed["data"][0]
+
+
+def test_before_a_model_is_loaded_its_weights_are_not_known() -> None:
+    def load() -> LoadedModel:
+        raise AssertionError
+
+    client = Client(InlineEngine(load, EngineConfig()), model_id="tiny")
+    app = create_app(Settings(load_format="random"), client)
+    (card,) = TestClient(app).get("/v1/models").json()["data"]
+    assert card["weights_sha256"] is None
+    assert card["load_format"] == "random"
 
 
 def test_capabilities_are_the_families_own(web: TestClient, loaded: LoadedModel) -> None:
