@@ -1,14 +1,21 @@
 import json
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from rich.console import Console
+from starlette.testclient import TestClient
 
-from model.checkpoint import load
+from model.checkpoint import load, weights_hash
+from model.convert import convert
 from model.errors import BadCheckpoint, BadRequest
+from service.app import create_app
 from service.checkpoints import UNTRAINED, convert_models, size_table
+from service.engine.client import Client
+from service.loading import load_model
+from service.settings import Settings
 
 OPTIONS: dict[str, Any] = {"bridge": None, "start": "identity", "config": None, "dtype": None}
 
@@ -43,6 +50,33 @@ def test_a_folder_is_made_of_two_and_a_config(
     assert load(tmp_path / "out").capabilities.tasks == ("generate", "edit", "understand")
     assert str(tmp_path / "out") in screen.getvalue()
     assert UNTRAINED in screen.getvalue()
+
+
+@pytest.mark.parametrize("load_format", ["auto", "random"])
+def test_what_is_made_serves_and_its_receipt_says_what_it_is(
+    qwen_folder: Path,
+    omnigen2_folder: Path,
+    tmp_path: Path,
+    make_client: Callable[..., Client],
+    wait_until: Callable[..., None],
+    *,
+    load_format: Literal["auto", "random"],
+) -> None:
+    limits = {"min_side": 16, "max_side": 32, "max_pixels": 32 * 32, "default_size": [32, 32]}
+    fields = {"skip_first": 1, "skip_last": 1, "srt_count": 4, "limits": limits}
+    convert(qwen_folder, omnigen2_folder, tmp_path / "made", config=fields)
+    settings = Settings(model=str(tmp_path / "made"), load_format=load_format)
+    client = make_client(load_model(settings))
+    with TestClient(create_app(settings, client)) as web:
+        wait_until(lambda: web.get("/readyz").status_code == 200)
+        asked = {"prompt": "a circle", "num_inference_steps": 1}
+        receipt = web.post("/v1/generate", json=asked).json()["receipt"]
+        (card,) = web.get("/v1/models").json()["data"]
+    stored = weights_hash(tmp_path / "made")
+    assert (receipt["weights_sha256"] == stored) == (load_format == "auto")
+    for said in (receipt, card):
+        assert said["load_format"] == load_format
+        assert said["weights_sha256"] == receipt["weights_sha256"]
 
 
 @pytest.mark.parametrize("wrong", [{"start": "random"}, {"dtype": "int8"}])

@@ -1,11 +1,15 @@
+import threading
+
 from starlette.testclient import TestClient
 
+from model.errors import BadCheckpoint
 from service.app import create_app
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
 from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.settings import Settings
+from tests.service.local_client import local_client
 
 
 def test_the_served_model_is_listed_and_shown(web: TestClient, loaded: LoadedModel) -> None:
@@ -18,12 +22,16 @@ def test_the_served_model_is_listed_and_shown(web: TestClient, loaded: LoadedMod
 
 
 def test_before_a_model_is_loaded_its_weights_are_not_known() -> None:
+    told = threading.Event()
+
     def load() -> LoadedModel:
-        raise AssertionError
+        told.wait(20)
+        raise BadCheckpoint("it is too late")
 
     client = Client(InlineEngine(load, EngineConfig()), model_id="tiny")
-    app = create_app(Settings(load_format="random"), client)
-    (card,) = TestClient(app).get("/v1/models").json()["data"]
+    with local_client(create_app(Settings(load_format="random"), client)) as web:
+        (card,) = web.get("/v1/models").json()["data"]
+        told.set()
     assert card["weights_sha256"] is None
     assert card["load_format"] == "random"
 
