@@ -9,13 +9,18 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.access import Access
+from service.database import Database
 from service.deps import Service
 from service.engine.client import Client
 from service.errors import add_error_handlers
+from service.jobs import Jobs
+from service.links import Links
 from service.metrics import Metrics
 from service.openapi import document
-from service.routes import drawing, health, models, understand
+from service.routes import drawing, files, health, models, understand
+from service.routes import jobs as jobs_routes
 from service.settings import Settings
+from service.store import Store
 
 DESCRIPTION = """One model that makes, edits and understands images.
 
@@ -43,13 +48,38 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
     )
     client.watch(metrics)
 
+    database = Database(settings.database)
+    store = Store(database, settings.store)
+    links = Links(
+        settings.link_key.get_secret_value().encode() if settings.link_key else None,
+        key_file=settings.data_dir / "link-key",
+        seconds=settings.link_seconds,
+        public_url=settings.public_url,
+    )
+    service = Service(
+        settings=settings,
+        client=client,
+        metrics=metrics,
+        database=database,
+        store=store,
+        links=links,
+        created=int(time.time()),
+    )
+    jobs = Jobs(service)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
+            await database.start()
+            await store.start()
+            links.start()
             await client.start()
+            await jobs.start()
             yield
         finally:
+            await jobs.stop()
             await client.stop()
+            await database.stop()
 
     app = App(
         title="hbridge",
@@ -59,8 +89,8 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service = Service(settings=settings, client=client, metrics=metrics, created=int(time.time()))
-    for module in (drawing, understand, models, health):
+    app.state.service, app.state.jobs = service, jobs
+    for module in (drawing, understand, jobs_routes, files, models, health):
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(Access, metrics=metrics)

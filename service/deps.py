@@ -6,10 +6,13 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from model.errors import PromptTooLong
+from service.database import Database
 from service.engine.client import Client
 from service.errors import ModelNotFound
+from service.links import Links
 from service.metrics import Metrics
 from service.settings import Settings
+from service.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,9 @@ class Service:
     settings: Settings
     client: Client
     metrics: Metrics
+    database: Database
+    store: Store
+    links: Links
     created: int
 
     @property
@@ -68,6 +74,11 @@ async def _request_id(request: Request) -> str:
     return str(request.state.request_id)
 
 
+async def _tenant(request: Request) -> str:
+    return str(getattr(request.state, "tenant", ""))
+
+
 ServiceDep = Annotated[Service, Depends(_service)]
 ReadyServiceDep = Annotated[Service, Depends(_ready_service)]
 RequestIdDep = Annotated[str, Depends(_request_id)]
+TenantDep = Annotated[str, Depends(_tenant)]

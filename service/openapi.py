@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service.schemas.drawing import EditRequest, GenerateRequest
+from service.schemas.jobs import JobRequest
 from service.schemas.question import UnderstandRequest
 
 REFERENCE = "#/components/schemas/{model}"
@@ -23,7 +24,7 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 def body_schemas() -> dict[str, Any]:
     """Return the request bodies' schemas and what they refer to, by name."""
-    bodies = (GenerateRequest, EditRequest, UnderstandRequest)
+    bodies = (GenerateRequest, EditRequest, UnderstandRequest, JobRequest)
     _, found = models_json_schema([(body, "validation") for body in bodies], ref_template=REFERENCE)
     schemas: dict[str, Any] = found["$defs"]
     return schemas | {"EditForm": form_schema(schemas["EditRequest"])}

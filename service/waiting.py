@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from fastapi import Request
 
 from service.engine.client import Client
 from service.engine.job import Finished, Job
 from service.errors import ClientGone
+
+Result = TypeVar("Result")
 
 
 async def finish(request: Request, client: Client, job: Job) -> Finished:
@@ -18,7 +22,16 @@ async def finish(request: Request, client: Client, job: Job) -> Finished:
         ModelError: As Client.submit.
         EngineError: As Client.submit.
     """
-    work = asyncio.ensure_future(last_event(client, job))
+    return await unless_gone(request, last_event(client, job))
+
+
+async def unless_gone(request: Request, waiting: Coroutine[Any, Any, Result]) -> Result:
+    """Return what a coroutine returns, or end it when its client leaves.
+
+    Raises:
+        ClientGone: Nobody waits any more.
+    """
+    work = asyncio.ensure_future(waiting)
     gone = asyncio.ensure_future(leave(request))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)

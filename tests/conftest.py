@@ -62,6 +62,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let nothing that tests learn about this machine stay on it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HBRIDGE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HBRIDGE_DATA_DIR", str(tmp_path_factory.mktemp("data")))
         yield
 
 

@@ -7,8 +7,10 @@ from fastapi import APIRouter, Request, Response
 from model.drawing import Drawn
 from service import wire
 from service.answering import image_files
-from service.deps import ReadyServiceDep, RequestIdDep, Service
+from service.deps import ReadyServiceDep, RequestIdDep, Service, TenantDep
 from service.engine.job import Finished, Job
+from service.results import publish
+from service.routes.jobs import as_job
 from service.routes.responses import REFUSALS, body_of
 from service.schemas.answers import ImagesAnswer
 from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest
@@ -26,24 +28,32 @@ router = APIRouter(tags=["pictures"], responses=ANSWERS)
 
 
 @router.post("/v1/generate", response_model=ImagesAnswer, openapi_extra=body_of("GenerateRequest"))
-async def generate(request: Request, service: ReadyServiceDep, request_id: RequestIdDep) -> Response:
+async def generate(
+    request: Request, service: ReadyServiceDep, request_id: RequestIdDep, tenant: TenantDep
+) -> Response:
     """Make pictures from words.
 
     Fields that are left out take the model's defaults, which `/v1/capabilities` lists. What was used comes
     back: the seed of each picture, and a receipt of everything that makes the same pixels again.
     """
     asked = await wire.read(request, GenerateRequest, max_bytes=service.settings.max_body_bytes)
+    if answered := await as_job(request, service, tenant, "generate", asked):
+        return answered
     return await draw(request, service, asked, request_id)
 
 
 @router.post("/v1/edit", response_model=ImagesAnswer, openapi_extra=body_of("EditRequest", form="EditForm"))
-async def edit(request: Request, service: ReadyServiceDep, request_id: RequestIdDep) -> Response:
+async def edit(
+    request: Request, service: ReadyServiceDep, request_id: RequestIdDep, tenant: TenantDep
+) -> Response:
     """Make pictures from pictures and an instruction.
 
     Takes JSON with images as `data:` URLs or base64, or `multipart/form-data` with files in `image` or
     `image[]` parts. The size is that of the first image unless another is asked for.
     """
     asked = await wire.read(request, EditRequest, max_bytes=service.settings.max_body_bytes, takes_form=True)
+    if answered := await as_job(request, service, tenant, "edit", asked):
+        return answered
     return await draw(request, service, asked, request_id)
 
 
@@ -51,7 +61,19 @@ async def draw(request: Request, service: Service, asked: DrawingBody, request_i
     """Run a checked request and answer it."""
     job = await to_job(service, asked, request_id)
     finished = await finish(request, service.client, job)
+    if asked.response_format == "url":
+        return await link(request, service, job, asked, finished)
     return await asyncio.to_thread(respond, service, job, asked, finished)
+
+
+async def link(
+    request: Request, service: Service, job: Job, asked: DrawingBody, finished: Finished
+) -> Response:
+    """Keep the pictures as long as links are valid, and answer with links."""
+    made = await asyncio.to_thread(answer, service, job, asked, finished)
+    assert isinstance(made, ImagesAnswer)
+    made = await publish(service.store, service.links, made, str(request.base_url))
+    return Response(made.model_dump_json(), media_type="application/json")
 
 
 def respond(service: Service, job: Job, asked: DrawingBody, finished: Finished) -> Response:

@@ -13,10 +13,19 @@ class Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class ImageData(Answer):
     """One picture."""
 
-    b64_json: str = Field(description="The file, in base64.")
+    b64_json: str | None = Field(default=None, description="The file, in base64.", exclude_if=_is_none)
+    url: str | None = Field(
+        default=None,
+        description="Where the file is, for a while; instead of `b64_json`.",
+        exclude_if=_is_none,
+    )
     seed: int
     width: int
     height: int

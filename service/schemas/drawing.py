@@ -14,7 +14,7 @@ from service.schemas.body import Body, OneOrMore
 
 Solver = Literal["euler", "dpmpp_2m"]
 OutputFormat = Literal["png", "jpeg", "webp"]
-ResponseFormat = Literal["b64_json", "binary"]
+ResponseFormat = Literal["b64_json", "url", "binary"]
 MAX_N = 8
 Scale = Annotated[float, Field(ge=1, le=100)]
 Interval = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)]
@@ -45,7 +45,8 @@ class DrawingBody(Body):
     output_format: OutputFormat = Field("png", description="The file's format.")
     output_compression: int | None = Field(None, ge=0, le=100, description="Quality of jpeg and webp.")
     response_format: ResponseFormat = Field(
-        "b64_json", description='"binary": the body is the one picture\'s file.'
+        "b64_json",
+        description='"url": links that are valid for a while; "binary": the body is the one picture\'s file.',
     )
 
 

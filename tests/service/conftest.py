@@ -3,6 +3,7 @@
 import base64
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +20,7 @@ from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.loading import load_model
 from service.settings import Settings
+from tests.service.postgresql import PostgreSQL
 
 
 class Gated:
@@ -60,16 +62,48 @@ def gated_model(loaded: LoadedModel, gated: Gated) -> LoadedModel:
 def make_client() -> Callable[..., Client]:
     """Return a function from a loaded model to a client that has not started."""
 
-    def make(model: LoadedModel, *, max_waiting: int = 4) -> Client:
-        host = InlineEngine(lambda: model, EngineConfig(max_waiting=max_waiting))
+    def make(model: LoadedModel, *, max_waiting: int = 4, max_running: int = 32) -> Client:
+        config = EngineConfig(max_waiting=max_waiting, max_running=max_running)
+        host = InlineEngine(lambda: model, config)
         return Client(host, model_id=model.card.id)
 
     return make
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return Settings()
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/test.db"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return server.new_database()
+
+
+@pytest.fixture(scope="session")
+def make_web(
+    make_client: Callable[..., Client], wait_until: Callable[..., None]
+) -> Callable[..., AbstractContextManager[TestClient]]:
+    """Return a function that runs an app of a model and settings, as long as it is ready."""
+
+    @contextmanager
+    def make(model: LoadedModel, settings: Settings, **limits: int) -> Iterator[TestClient]:
+        client = make_client(model, **limits)
+        with TestClient(create_app(settings, client), raise_server_exceptions=False) as web:
+            wait_until(lambda: web.get("/readyz").status_code == 200)
+            yield web
+
+    return make
 
 
 @pytest.fixture(scope="session")
