@@ -67,6 +67,11 @@ class LocalServer:
         return self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        """The process id of the one that listens."""
+        return self._process.pid
+
+    @property
     def engine_pid(self) -> int | None:
         """The process id of its engine; None while there is none."""
         return child_of(self._process.pid, ENGINE)

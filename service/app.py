@@ -18,13 +18,17 @@ from service.engine.client import Client
 from service.engine.observer import Observers
 from service.errors import add_error_handlers
 from service.fetch import Fetcher
+from service.jobs import Jobs
 from service.key_store import KeyStore
+from service.links import Links
 from service.metrics import Metrics
 from service.openapi import document
 from service.quotas import Quotas
 from service.rates import Rates
-from service.routes import drawing, health, models, openai, playground, understand
+from service.routes import drawing, files, health, models, openai, playground, understand
+from service.routes import jobs as jobs_routes
 from service.settings import Settings
+from service.store import Store
 from service.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -60,19 +64,45 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
     quotas = Quotas(Usage(database), default=parse_quotas(settings.default_quotas or UNLIMITED))
     auth = Auth(keys, rates)
     client.watch(Observers(metrics, quotas))
+    store = Store(database, settings.store)
+    links = Links(
+        settings.link_key.get_secret_value().encode() if settings.link_key else None,
+        key_file=settings.data_dir / "link-key",
+        seconds=settings.link_seconds,
+        public_url=settings.public_url,
+    )
+    service = Service(
+        settings=settings,
+        client=client,
+        fetcher=fetcher,
+        metrics=metrics,
+        database=database,
+        keys=keys,
+        auth=auth,
+        rates=rates,
+        quotas=quotas,
+        store=store,
+        links=links,
+        created=int(time.time()),
+    )
+    jobs = Jobs(service)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
-            await client.start()
             await database.start()
+            await store.start()
+            links.start()
+            await client.start()
             await quotas.start()
             if file := settings.bootstrap_key_file:
                 await keys.bootstrap(file.read_text().strip())
             if warning := await auth.warning(settings.host):
                 log.warning(warning)
+            await jobs.start()
             yield
         finally:
+            await jobs.stop()
             await client.stop()
             await fetcher.close()
             await quotas.stop()
@@ -87,19 +117,8 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service = Service(
-        settings=settings,
-        client=client,
-        fetcher=fetcher,
-        metrics=metrics,
-        created=int(time.time()),
-        database=database,
-        keys=keys,
-        auth=auth,
-        rates=rates,
-        quotas=quotas,
-    )
-    for module in (drawing, understand, openai, models, health, playground):
+    app.state.service, app.state.jobs = service, jobs
+    for module in (drawing, understand, openai, jobs_routes, files, models, health, playground):
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(Access, metrics=metrics)

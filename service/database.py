@@ -1,7 +1,8 @@
 """The database of keys, jobs and what else must outlive the server: its tables' base and its sessions."""
 
+import sqlite3
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,20 @@ class Base(DeclarativeBase):
     """Base of every table; the module that uses a table declares it."""
 
 
+class SqliteConnection(sqlite3.Connection):
+    """Lets go of the file when it is closed.
+
+    A statement whose caller was cancelled may be left with rows to fetch; as long as anybody remembers it,
+    SQLite would hold the transaction, and with it the lock of the whole file.
+    """
+
+    def close(self) -> None:
+        """Roll back what was not committed, and close."""
+        with suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
+
+
 class Database:
     """One database, SQLite (WAL) or PostgreSQL.
 
@@ -27,7 +42,13 @@ class Database:
     def __init__(self, url: str) -> None:
         parsed = make_url(url)
         self._url = parsed.set(drivername=DRIVERS.get(parsed.drivername, parsed.drivername))
-        self._engine = create_async_engine(self._url, pool_pre_ping=True)
+        # Errors are logged; what was being written, such as a prompt, is not.
+        self._engine = create_async_engine(
+            self._url,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={"factory": SqliteConnection} if self.is_sqlite else {},
+        )
         if self.is_sqlite:
             event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)

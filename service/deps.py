@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
-from model.errors import BadRequest, PromptTooLong
+from model.errors import PromptTooLong
 from service import origin
 from service.auth import Auth
 from service.database import Database
@@ -14,11 +14,12 @@ from service.engine.client import Client
 from service.errors import ModelNotFound
 from service.fetch import Fetcher
 from service.key_store import KeyStore
+from service.links import Links
 from service.metrics import Metrics
 from service.quotas import Quotas
 from service.rates import Rates
-from service.schemas.drawing import ResponseFormat
 from service.settings import Settings
+from service.store import Store
 from service.tenant import SCOPES, Scope, Tenant
 
 BEARER = HTTPBearer(
@@ -42,34 +43,19 @@ class Service:
     client: Client
     fetcher: Fetcher
     metrics: Metrics
-    created: int
     database: Database
     keys: KeyStore
     auth: Auth
     rates: Rates
     quotas: Quotas
+    store: Store
+    links: Links
+    created: int
 
     @property
     def default_max_tokens(self) -> int:
         """Most tokens of an answer when a request does not say."""
         return min(self.settings.default_max_tokens, self.settings.max_tokens)
-
-    @property
-    def response_formats(self) -> tuple[ResponseFormat, ...]:
-        """In which forms pictures can be answered: no address of one, as none is kept."""
-        return ("b64_json", "binary")
-
-    def check_response_format(self, asked: ResponseFormat) -> None:
-        """Refuse a form in which this server does not answer.
-
-        Raises:
-            BadRequest: Says which it has.
-        """
-        if asked not in self.response_formats:
-            raise BadRequest(
-                f"this server cannot answer with {asked}; ask for {' or '.join(self.response_formats)}",
-                param="response_format",
-            )
 
     async def admit(self, tenant: Tenant, *scopes: Scope) -> None:
         """Let a tenant ask for work, once.

@@ -4,8 +4,10 @@ Anything that is not in the table is a 500 that says "internal error"; its words
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -30,7 +32,6 @@ from service.engine.errors import (
     EngineError,
     EngineNotReady,
     EngineRestarting,
-    EngineUnavailable,
     InsufficientMemory,
 )
 from service.schemas.answers import ErrorAnswer, ErrorData
@@ -62,6 +63,39 @@ class UnknownField(RequestError):
 
 class ModelNotFound(RequestError):
     """A model that is not loaded here."""
+
+
+class JobNotFound(RequestError):
+    """A job that there is not, or that is somebody else's."""
+
+
+class FileGone(RequestError):
+    """A picture that is no longer kept."""
+
+
+class InvalidLink(RequestError):
+    """A link to a picture that has expired, or that was not made here."""
+
+
+class IdempotencyConflict(RequestError):
+    """A key that stands for another request, or for one that has no answer."""
+
+
+class JobGivenUp(RequestError):
+    """A job that was cut off too often."""
+
+
+class KeptError(RequestError):
+    """What a job failed with, told once more.
+
+    Attributes:
+        kept: As `keep` returned it.
+    """
+
+    def __init__(self, kept: Mapping[str, Any]) -> None:
+        super().__init__(kept["message"], param=kept["param"])
+        self.kept = kept
+        self.retry_after_seconds = kept["retry_after_seconds"]
 
 
 class BodyTooLarge(RequestError):
@@ -119,6 +153,11 @@ STATUS: Mapping[type[Exception], tuple[int, str]] = {
     RateLimited: (HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"),
     QuotaExhausted: (HTTPStatus.TOO_MANY_REQUESTS, "quota_exhausted"),
     ModelNotFound: (HTTPStatus.NOT_FOUND, "model_not_found"),
+    JobNotFound: (HTTPStatus.NOT_FOUND, "job_not_found"),
+    FileGone: (HTTPStatus.NOT_FOUND, "file_not_found"),
+    InvalidLink: (HTTPStatus.FORBIDDEN, "invalid_link"),
+    IdempotencyConflict: (HTTPStatus.CONFLICT, "idempotency_conflict"),
+    JobGivenUp: (HTTPStatus.INTERNAL_SERVER_ERROR, "job_given_up"),
     BodyTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
     UnsupportedMediaType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
     EngineBusy: (HTTPStatus.TOO_MANY_REQUESTS, "queue_full"),
@@ -159,6 +198,17 @@ def enveloped(
     return ErrorAnswer(error=ErrorData(message=message, type=error_type(status), param=param, code=code))
 
 
+@contextmanager
+def within(field: str | None) -> Generator[None]:
+    """Let errors name a field as a part of the one that it came in."""
+    try:
+        yield
+    except (RequestError, BadRequest) as error:
+        if field:
+            error.param = f"{field}.{error.param}" if error.param else field
+        raise
+
+
 def error_type(status: int) -> str:
     """Return the OpenAI API's word for a kind of error."""
     if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -168,17 +218,33 @@ def error_type(status: int) -> str:
 
 def status_of(error: Exception) -> tuple[int, str]:
     """Look an error up by its class, then by its nearest base."""
+    if isinstance(error, KeptError):
+        return error.kept["status"], error.kept["code"]
     for kind in type(error).__mro__:
         if kind in STATUS:
             return STATUS[kind]
     return HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"
 
 
+def keep(error: Exception) -> dict[str, Any]:
+    """Return what can be told of an error later, as plain data."""
+    status, code = status_of(error)
+    is_internal = code == "internal_error"
+    return {
+        "status": int(status),
+        "code": code,
+        "message": "internal error" if is_internal else str(error),
+        "type": error_type(status),
+        "param": None if is_internal else getattr(error, "param", None),
+        "retry_after_seconds": getattr(error, "retry_after_seconds", None),
+    }
+
+
 async def _answer_error(request: Request, error: Exception) -> Response:
     status, words = explain(request, error)
     headers = {}
-    if isinstance(error, EngineUnavailable | TooManyRequests):
-        headers["Retry-After"] = str(error.retry_after_seconds)
+    if (seconds := getattr(error, "retry_after_seconds", None)) is not None:
+        headers["Retry-After"] = str(seconds)
     if isinstance(error, InvalidApiKey):
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(words.model_dump(), status, headers)

@@ -43,6 +43,8 @@ class Metrics(Observer):
         self._fetch_blocked = self._counter(
             "fetch_blocked", "Remote images that were not fetched, by reason.", "reason"
         )
+        self._jobs = self._counter("jobs", "Jobs that ended, by task and state.", "task", "state")
+        self._webhooks = self._counter("webhooks", "Tries to deliver a webhook, by outcome.", "outcome")
         self._request_seconds = self._histogram("request_seconds", "Arrival to answer.", "task")
         self._queue_seconds = self._histogram("queue_seconds", "Submission to the device.")
         self._first_seconds = {
@@ -88,6 +90,14 @@ class Metrics(Observer):
     def fetch_blocked(self, reason: str) -> None:
         """Count a remote image that was not fetched, by one of the few reasons of service/fetch.py."""
         self._fetch_blocked.labels(reason=reason).inc()
+
+    def job_ended(self, task: str, state: str) -> None:
+        """Count a job that has ended: succeeded, failed or cancelled."""
+        self._jobs.labels(task=task, state=state).inc()
+
+    def webhook_tried(self, outcome: str) -> None:
+        """Count a try to deliver a webhook: delivered, retried or failed."""
+        self._webhooks.labels(outcome=outcome).inc()
 
     def waited(self, seconds: float) -> None:
         """Take note of a job that leaves the queue for the device."""

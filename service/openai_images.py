@@ -26,7 +26,7 @@ def images_response(whole: ImagesAnswer, asked: Asked) -> ImagesResponse:
     """Put an answer in the OpenAI API's words."""
     return ImagesResponse(
         created=whole.created,
-        data=[ImagesDatum(b64_json=image.b64_json, seed=image.seed) for image in whole.images],
+        data=[ImagesDatum(b64_json=image.b64_json, url=image.url, seed=image.seed) for image in whole.images],
         usage=usage_of(whole),
         size=whole.receipt.size,
         output_format=asked.output_format,
@@ -76,6 +76,7 @@ class ImagesNarration:
 
     def _pictures(self, whole: ImagesAnswer) -> Iterator[Message]:
         for index, image in enumerate(whole.images):
+            assert image.b64_json, "a stream holds its pictures"
             told = CompletedImage(
                 type="image_edit.completed" if self._is_edit else "image_generation.completed",
                 b64_json=image.b64_json,

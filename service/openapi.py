@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.schemas.drawing import EditRequest, GenerateRequest
 from service.schemas.events import PartialImageEvent, ProgressEvent, TextDeltaEvent
+from service.schemas.jobs import JobRequest
 from service.schemas.openai_chat import ChatChunk, ChatRequest
 from service.schemas.openai_images import (
     CompletedImage,
@@ -38,6 +39,7 @@ def body_schemas() -> dict[str, Any]:
         ImagesGenerationsRequest,
         ImagesEditsRequest,
         ChatRequest,
+        JobRequest,
     )
     _, found = models_json_schema([(body, "validation") for body in bodies], ref_template=REFERENCE)
     schemas: dict[str, Any] = found["$defs"]

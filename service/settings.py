@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(
         platformdirs.user_data_path("hbridge"),
-        description="Where what must outlive the server is kept: the database with keys and usage.",
+        description="Where what must outlive the server is kept: keys, usage, jobs and their pictures.",
     )
     database_url: SecretStr | None = Field(
         None,
@@ -114,6 +114,45 @@ class Settings(BaseSettings):
         "",
         description="Addresses and networks, with commas, of proxies whose X-Forwarded-For is believed.",
     )
+    store_url: str | None = Field(
+        None,
+        description="Where the pictures of jobs and links are kept, as s3://bucket/folder or a path; a "
+        "folder in the data folder when left out.",
+    )
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where clients reach the server, for links; where a request came to when left out.",
+    )
+    link_seconds: int = Field(3600, ge=1, description="How long a link to a picture is valid.")
+    link_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="What links are signed with, the same for all servers of a database; kept in the data "
+        "folder when left out.",
+    )
+    retention_seconds: float = Field(
+        24 * 3600.0,
+        gt=0,
+        description="How long a job, its pictures and its idempotency key are kept after its end.",
+    )
+    max_queued_jobs: int = Field(
+        1000, ge=1, description="Jobs that may wait in the database; more are refused with 429."
+    )
+    max_job_attempts: int = Field(
+        3, ge=1, description="How often a job is begun that is cut off each time; then it fails."
+    )
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description='What webhooks without a secret are signed with: "whsec_" and 24 to 64 bytes in base64.',
+    )
+    max_webhook_attempts: int = Field(8, ge=1, description="Tries to deliver a webhook.")
+    webhook_pause_seconds: float = Field(
+        5.0, gt=0, description="After the first try of a webhook; four times as long after each other."
+    )
+    allow_private_webhooks: bool = Field(
+        False, description="Whether webhooks may go to http addresses and into private networks."
+    )
     log_format: Literal["plain", "json"] = Field(
         "plain", description="One line for people, or one JSON object."
     )
@@ -135,9 +174,23 @@ class Settings(BaseSettings):
             raise ValueError("must be memory:// or begin with redis:// or rediss://")
         return url
 
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_webhook_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret:
+            from service.webhooks import check_secret  # noqa: PLC0415 - the database's libraries take long
+
+            check_secret(secret.get_secret_value())
+        return secret
+
     @property
     def database(self) -> str:
         """The address of the database."""
         if self.database_url:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.data_dir / 'hbridge.db'}"
+
+    @property
+    def store(self) -> str:
+        """The address of the store of pictures."""
+        return self.store_url or str(self.data_dir / "files")

@@ -74,7 +74,6 @@ async def _drawing(service: Service, asked: DrawingBody) -> Drawing:
     check_drawing(asked, can)
     service.check_text(asked.prompt, "prompt")
     service.check_text(asked.negative_prompt, "negative_prompt")
-    service.check_response_format(asked.response_format)
     if not isinstance(asked, EditRequest):
         return to_drawing(asked)
     encoded, param = pick_images(asked.image, asked.images)

@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from fastapi import Request
 
 from service.engine.client import Client
 from service.engine.job import Finished, Job
 from service.errors import ClientGone
+
+Result = TypeVar("Result")
 
 
 async def finish(request: Request, client: Client, job: Job) -> Finished:
@@ -26,8 +28,16 @@ async def finish(request: Request, client: Client, job: Job) -> Finished:
 
 async def finish_all(request: Request, client: Client, jobs: Sequence[Job]) -> list[Finished]:
     """Run jobs to their end, side by side; what goes wrong with one cancels the rest. Raises as finish."""
-    parts = [asyncio.ensure_future(last_event(client, job)) for job in jobs]
-    work = asyncio.gather(*parts)
+    return await unless_gone(request, _last_events(client, jobs))
+
+
+async def unless_gone(request: Request, waiting: Coroutine[Any, Any, Result]) -> Result:
+    """Return what a coroutine returns, or end it when its client leaves.
+
+    Raises:
+        ClientGone: Nobody waits any more.
+    """
+    work = asyncio.ensure_future(waiting)
     gone = asyncio.ensure_future(leave(request))
     try:
         either: set[asyncio.Future[Any]] = {work, gone}
@@ -36,9 +46,19 @@ async def finish_all(request: Request, client: Client, jobs: Sequence[Job]) -> l
             raise ClientGone("the client closed the connection")
         return await work
     finally:
-        for each in (*parts, gone):
-            each.cancel()
-        await asyncio.gather(work, *parts, gone, return_exceptions=True)
+        work.cancel()
+        gone.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _last_events(client: Client, jobs: Sequence[Job]) -> list[Finished]:
+    parts = [asyncio.ensure_future(last_event(client, job)) for job in jobs]
+    try:
+        return await asyncio.gather(*parts)
+    finally:
+        for part in parts:
+            part.cancel()
+        await asyncio.gather(*parts, return_exceptions=True)
 
 
 async def last_event(client: Client, job: Job) -> Finished:

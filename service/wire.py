@@ -12,7 +12,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
-from service.schemas.body import AnyBody, Body, validate
+from service.schemas.body import AnyBody, Part, validate
 
 JSON = "application/json"
 FORM = "multipart/form-data"
@@ -106,7 +106,7 @@ def _no_constant(name: str) -> None:
 
 
 async def _form_fields(
-    request: Request, stream: AsyncGenerator[bytes, None], schema: type[Body], max_bytes: int
+    request: Request, stream: AsyncGenerator[bytes, None], schema: type[Part], max_bytes: int
 ) -> dict[str, Any]:
     parser = Form(request.headers, stream, max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=max_bytes)
     try:
@@ -119,7 +119,7 @@ async def _form_fields(
         await form.close()
 
 
-async def _gather(form: FormData, schema: type[Body]) -> dict[str, Any]:
+async def _gather(form: FormData, schema: type[Part]) -> dict[str, Any]:
     """Return the form as the same JSON body would be: files as bytes, numbers as numbers.
 
     Parts of one name with brackets are a list, `name[]`, or an object, `name[key]`, as the OpenAI clients and
@@ -157,7 +157,7 @@ def _put(data: dict[str, Any], name: str, key: str | None, item: Any) -> None:
         raise InvalidRequest(f"{name} is given twice", param=name)
 
 
-def _is_text(schema: type[Body], name: str) -> bool:
+def _is_text(schema: type[Part], name: str) -> bool:
     field = schema.model_fields.get(name)
     return field is None or field.annotation is str or str in get_args(field.annotation)
 

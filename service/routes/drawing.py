@@ -10,6 +10,8 @@ from service.answering import image_file
 from service.deps import EditTenantDep, GenerateTenantDep, ReadyServiceDep, RequestIdDep, Service
 from service.engine.job import Finished, Job
 from service.narration import Narration
+from service.results import publish
+from service.routes.jobs import as_job
 from service.routes.responses import GUARDED, body_of, stream_of
 from service.schemas.answers import ImagesAnswer
 from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest
@@ -42,6 +44,8 @@ async def generate(
     back: the seed of each picture, and a receipt of everything that makes the same pixels again.
     """
     asked = await wire.read(request, GenerateRequest, max_bytes=service.settings.max_body_bytes)
+    if answered := await as_job(request, service, tenant, "generate", asked):
+        return answered
     return await draw(request, service, asked, request_id, tenant)
 
 
@@ -55,6 +59,8 @@ async def edit(
     `image[]` parts. The size is that of the first image unless another is asked for.
     """
     asked = await wire.read(request, EditRequest, max_bytes=service.settings.max_body_bytes, takes_form=True)
+    if answered := await as_job(request, service, tenant, "edit", asked):
+        return answered
     return await draw(request, service, asked, request_id, tenant)
 
 
@@ -66,7 +72,19 @@ async def draw(
     if asked.stream:
         return await stream(request, service.client, [job], Narration(service, job, asked))
     finished = await finish(request, service.client, job)
+    if asked.response_format == "url":
+        return await link(request, service, job, asked, finished)
     return await asyncio.to_thread(respond, service, job, asked, finished)
+
+
+async def link(
+    request: Request, service: Service, job: Job, asked: DrawingBody, finished: Finished
+) -> Response:
+    """Keep the pictures as long as links are valid, and answer with links."""
+    made = await asyncio.to_thread(answer, service, job, asked, finished)
+    assert isinstance(made, ImagesAnswer)
+    made = await publish(service.store, service.links, made, str(request.base_url))
+    return Response(made.model_dump_json(), media_type="application/json")
 
 
 def respond(service: Service, job: Job, asked: DrawingBody, finished: Finished) -> Response:

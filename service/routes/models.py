@@ -8,7 +8,7 @@ from model.flow import MAX_STEPS
 from service.deps import ReadyServiceDep, Service, ServiceDep, TenantDep
 from service.routes.responses import GUARDED
 from service.schemas.answers import CapabilitiesAnswer, Defaults, Limits, ModelCard, ModelList, SizeLimits
-from service.schemas.drawing import MAX_N, MAX_PARTIAL_IMAGES, OutputFormat
+from service.schemas.drawing import MAX_N, MAX_PARTIAL_IMAGES, OutputFormat, ResponseFormat
 
 router = APIRouter(tags=["models"], responses=GUARDED)
 
@@ -36,7 +36,7 @@ async def show_capabilities(_: TenantDep, service: ReadyServiceDep) -> Capabilit
         tasks=list(can.tasks),
         solvers=list(can.solvers),
         output_formats=list(get_args(OutputFormat)),
-        response_formats=list(service.response_formats),
+        response_formats=list(get_args(ResponseFormat)),
         guidance_clock=can.guidance_clock,
         limits=_limits(service),
         defaults=_defaults(service),

@@ -9,6 +9,7 @@ from service.deps import EditTenantDep, GenerateTenantDep, ReadyServiceDep, Requ
 from service.openai_chat import named, to_chat
 from service.openai_completion import ChatNarration, completion
 from service.openai_images import Asked, ImagesNarration, images_response
+from service.results import publish
 from service.routes.responses import GUARDED, body_of, stream_of
 from service.schemas.answers import ImagesAnswer
 from service.schemas.openai_chat import ChatCompletion, ChatRequest
@@ -109,4 +110,6 @@ async def draw(request: Request, service: Service, asked: Asked, request_id: str
         return await stream(request, service.client, [job], ImagesNarration(service, job, asked))
     whole = await asyncio.to_thread(answer, service, job, asked, await finish(request, service.client, job))
     assert isinstance(whole, ImagesAnswer), "pictures were asked for"
+    if asked.response_format == "url":
+        whole = await publish(service.store, service.links, whole, str(request.base_url))
     return Response(images_response(whole, asked).model_dump_json(), media_type="application/json")

@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request, Response
 from service import wire
 from service.deps import ReadyServiceDep, RequestIdDep, UnderstandTenantDep
 from service.narration import Narration
+from service.routes.jobs import as_job
 from service.routes.responses import GUARDED, body_of, stream_of
 from service.schemas.answers import TextAnswer
 from service.schemas.question import UnderstandRequest
@@ -33,6 +34,8 @@ async def understand(
     API's form. The answer is the likeliest one unless `temperature` is above 0.
     """
     asked = await wire.read(request, UnderstandRequest, max_bytes=service.settings.max_body_bytes)
+    if answered := await as_job(request, service, tenant, "understand", asked):
+        return answered
     job = await to_job(service, asked, request_id, tenant)
     if asked.stream:
         return await stream(request, service.client, [job], Narration(service, job, asked))

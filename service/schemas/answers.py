@@ -13,10 +13,20 @@ class Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+def is_none(value: object) -> bool:
+    """Say whether a field is to be left out."""
+    return value is None
+
+
 class ImageData(Answer):
     """One picture."""
 
-    b64_json: str = Field(description="The file, in base64.")
+    b64_json: str | None = Field(default=None, description="The file, in base64.", exclude_if=is_none)
+    url: str | None = Field(
+        default=None,
+        description="Where the file is, for a while; instead of `b64_json`.",
+        exclude_if=is_none,
+    )
     seed: int
     width: int
     height: int

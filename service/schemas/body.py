@@ -136,7 +136,7 @@ class EndUserBody(Body):
         return self.safety_identifier or self.user or None
 
 
-AnyBody = TypeVar("AnyBody", bound=Body)
+AnyBody = TypeVar("AnyBody", bound=Part)
 
 
 def validate(schema: type[AnyBody], data: object) -> AnyBody:
@@ -154,7 +154,7 @@ def validate(schema: type[AnyBody], data: object) -> AnyBody:
         raise _refusal(schema, data, error.errors(include_url=False, include_context=False)) from None
 
 
-def _refusal(schema: type[Body], data: dict[str, Any], problems: Sequence[ErrorDetails]) -> RequestError:
+def _refusal(schema: type[Part], data: dict[str, Any], problems: Sequence[ErrorDetails]) -> RequestError:
     ordered = sorted(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     paths = [_path(data, problem["loc"]) for problem in ordered]
     sentences = [_sentence(schema, path, problem) for path, problem in zip(paths, ordered, strict=True)]
@@ -181,7 +181,7 @@ def _holds(data: Any, key: str | int) -> bool:
     return isinstance(data, dict) and key in data
 
 
-def _sentence(schema: type[Body], path: str, problem: ErrorDetails) -> str:
+def _sentence(schema: type[Part], path: str, problem: ErrorDetails) -> str:
     if problem["type"] == "missing":
         return f"{path} is required"
     if problem["type"] != "extra_forbidden":

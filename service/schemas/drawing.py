@@ -59,7 +59,7 @@ class DrawingBody(DrawingOptions):
     n: int = Field(1, ge=1, le=MAX_N, description="Pictures from one reading of the prompt.")
     response_format: ResponseFormat = Field(
         "b64_json",
-        description='"binary": the body is the one picture\'s file. "url": where the server keeps pictures.',
+        description='"url": links that are valid for a while; "binary": the body is the one picture\'s file.',
     )
     partial_images: int = Field(
         0,
@@ -112,10 +112,8 @@ def check_drawing(asked: DrawingBody, can: Capabilities) -> None:
         )
     if asked.partial_images and not asked.stream:
         raise BadRequest("partial images come in a stream; ask for stream true", param="partial_images")
-    if asked.response_format == "binary" and asked.stream:
-        raise BadRequest(
-            "a binary answer is one file, not a stream; ask for b64_json", param="response_format"
-        )
+    if asked.response_format != "b64_json" and asked.stream:
+        raise BadRequest("a stream holds its pictures; ask for b64_json", param="response_format")
     if asked.response_format == "binary" and asked.n > 1:
         raise BadRequest(
             "a binary answer holds one picture; ask for n 1 or b64_json", param="response_format"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from service.schemas.answers import Answer, ImagesAnswer, Receipt, TimingsData
+from service.schemas.answers import Answer, ImagesAnswer, Receipt, TimingsData, is_none
 from service.schemas.body import EndUserBody
 from service.schemas.drawing import EditRequest, GenerateRequest, OutputFormat
 
@@ -59,7 +59,8 @@ class ImagesUsage(Answer):
 class ImagesDatum(Answer):
     """One picture."""
 
-    b64_json: str
+    b64_json: str | None = Field(default=None, exclude_if=is_none)
+    url: str | None = Field(default=None, exclude_if=is_none)
     seed: int
 
 

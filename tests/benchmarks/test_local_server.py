@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import httpx
+import psutil
 import pytest
 
 from benchmarks.local_server import ENGINE, LocalServer, child_of, free_port, is_ready
@@ -32,6 +33,7 @@ def test_a_server_lives_as_long_as_it_is_measured(model_folder: object) -> None:
         pid = server.engine_pid
         assert pid is not None
         assert server.rss_bytes > 2**20
+        assert psutil.Process(pid).ppid() == server.pid
         assert server.num_fds > 3
     assert not server.is_alive
     assert child_of(os.getpid(), ENGINE) is None

@@ -5,6 +5,7 @@ import base64
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -173,6 +174,22 @@ def keyed_web(
         make_key(web, tenant="somebody")
         wait_until(lambda: web.get("/readyz").status_code == 200)
         yield web
+
+
+@pytest.fixture(scope="session")
+def make_web(
+    make_client: Callable[..., Client], wait_until: Callable[..., None]
+) -> Callable[..., AbstractContextManager[TestClient]]:
+    """Return a function that runs an app of a model and settings, as long as it is ready."""
+
+    @contextmanager
+    def make(model: LoadedModel, settings: Settings, **limits: int) -> Iterator[TestClient]:
+        client = make_client(model, **limits)
+        with local_client(create_app(settings, client), raise_server_exceptions=False) as web:
+            wait_until(lambda: web.get("/readyz").status_code == 200)
+            yield web
+
+    return make
 
 
 @pytest.fixture(scope="session")

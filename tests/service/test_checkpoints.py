@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import pytest
 from rich.console import Console
-from starlette.testclient import TestClient
 
 from model.checkpoint import load, weights_hash
 from model.convert import convert
@@ -16,6 +15,7 @@ from service.checkpoints import UNTRAINED, convert_models, size_table
 from service.engine.client import Client
 from service.loading import load_model
 from service.settings import Settings
+from tests.service.local_client import local_client
 
 OPTIONS: dict[str, Any] = {"bridge": None, "start": "identity", "config": None, "dtype": None}
 
@@ -67,7 +67,7 @@ def test_what_is_made_serves_and_its_receipt_says_what_it_is(
     convert(qwen_folder, omnigen2_folder, tmp_path / "made", config=fields)
     settings = Settings(model=str(tmp_path / "made"), load_format=load_format)
     client = make_client(load_model(settings))
-    with TestClient(create_app(settings, client)) as web:
+    with local_client(create_app(settings, client)) as web:
         wait_until(lambda: web.get("/readyz").status_code == 200)
         asked = {"prompt": "a circle", "num_inference_steps": 1}
         receipt = web.post("/v1/generate", json=asked).json()["receipt"]

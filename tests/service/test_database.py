@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base, Database
@@ -66,3 +67,45 @@ def test_what_was_committed_is_there_after_a_restart(tmp_path: Path) -> None:
 def test_the_drivers_are_ours_to_choose() -> None:
     assert Database("sqlite:///x.db").is_sqlite
     assert not Database("postgresql://someone@nowhere/name").is_sqlite
+
+
+def test_who_is_cancelled_in_the_middle_holds_up_nobody_else(database_url: str) -> None:
+    """A statement that returns rows, wherever in it the cancellation falls."""
+    count_up = text("UPDATE test_note SET words = words || '.' WHERE id = 1 RETURNING words")
+
+    async def write(database: Database) -> None:
+        async with database.session() as session:
+            for _ in range(3):
+                await session.execute(count_up)
+
+    async def run() -> None:
+        database = Database(database_url)
+        await database.start()
+        await add(database)
+        cancelled = []
+        for number in range(40):
+            task = asyncio.create_task(write(database))
+            for _ in range(number):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            cancelled.append(task)  # remembered, and with it whatever it had open
+            async with asyncio.timeout(5):
+                await write(database)
+        assert any(task.cancelled() for task in cancelled)
+        await database.stop()
+
+    asyncio.run(run())
+
+
+def test_an_error_does_not_say_what_was_being_written(database_url: str) -> None:
+    async def run() -> None:
+        database = Database(database_url)
+        await database.start()
+        with pytest.raises(IntegrityError) as refused:
+            async with database.session() as session:
+                await session.execute(text("INSERT INTO test_note (id) VALUES (:id)"), {"id": 123456})
+        assert "123456" not in str(refused.value).replace(str(refused.value.orig), "")
+        await database.stop()
+
+    asyncio.run(run())

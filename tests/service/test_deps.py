@@ -21,9 +21,9 @@ from service.settings import Settings
 from service.tenant import SCOPES
 from tests.service.local_client import local_client, make_key, service_of
 
-OPEN, ANY = "open", "any key"
+OPEN, SIGNED, ANY = "open", "signed link", "any key"
 
-# Who may use a route: everybody, every key, or keys with a scope.
+# Who may use a route: everybody, who has a signed link, every key, or keys with a scope.
 ROUTES = {
     "GET /": OPEN,
     "GET /docs": OPEN,
@@ -43,8 +43,13 @@ ROUTES = {
     "POST /v1/images/generations": "generate",
     "POST /v1/images/edits": "edit",
     "POST /v1/chat/completions": ANY,
+    "POST /v1/jobs": "jobs",
+    "GET /v1/jobs/{job_id}": "jobs",
+    "GET /v1/jobs/{job_id}/events": "jobs",
+    "DELETE /v1/jobs/{job_id}": "jobs",
+    "GET /v1/files/{name}": SIGNED,
 }
-GUARDED = {route: scope for route, scope in ROUTES.items() if scope != OPEN}
+GUARDED = {route: scope for route, scope in ROUTES.items() if scope not in (OPEN, SIGNED)}
 
 
 @pytest.fixture
@@ -94,8 +99,11 @@ def test_every_route_says_who_may_use_it(keyed_web: TestClient) -> None:
 
 
 def test_what_is_open_needs_no_key(keyed_web: TestClient) -> None:
-    for route in ROUTES.keys() - GUARDED.keys():
-        assert ask(keyed_web, route)[0] == 200, route
+    for route, wanted in ROUTES.items():
+        if wanted == OPEN:
+            assert ask(keyed_web, route)[0] == 200, route
+        elif wanted == SIGNED:
+            assert ask(keyed_web, route) == (403, "invalid_link"), route
 
 
 def test_what_is_guarded_needs_a_key_with_its_scope_or_an_admins(keyed_web: TestClient) -> None:
@@ -107,7 +115,7 @@ def test_what_is_guarded_needs_a_key_with_its_scope_or_an_admins(keyed_web: Test
         for scope, headers in keys.items():
             status, code = ask(keyed_web, route, headers)
             assert (code == "missing_scope") is (wanted not in (ANY, scope) and scope != "admin"), route
-            assert status in (200, 400, 403), route
+            assert status in (200, 400, 403, 404), route
 
 
 def test_the_document_says_what_a_route_needs(keyed_web: TestClient) -> None:
@@ -118,8 +126,8 @@ def test_the_document_says_what_a_route_needs(keyed_web: TestClient) -> None:
         if not (operation := document["paths"].get(path, {}).get(method.lower())):
             continue
         scopes = [] if wanted == ANY else [wanted]
-        assert operation.get("security", OPEN) == (OPEN if wanted == OPEN else [{"key": scopes}])
-        assert ({"401", "403", "429"} <= operation["responses"].keys()) is (wanted != OPEN)
+        assert operation.get("security", OPEN) == (OPEN if wanted in (OPEN, SIGNED) else [{"key": scopes}])
+        assert ({"401", "403", "429"} <= operation["responses"].keys()) is (wanted not in (OPEN, SIGNED))
 
 
 def test_a_refusal_says_how_to_come_back(keyed_web: TestClient) -> None:
@@ -133,7 +141,7 @@ def test_without_keys_other_machines_are_told_how_to_make_one(web: TestClient, c
     elsewhere = TestClient(web.app, client=(client, 1), base_url="http://127.0.0.1")
     for route in GUARDED:
         assert ask(elsewhere, route, {"X-Forwarded-For": "127.0.0.1"}) == (401, "invalid_api_key")
-        assert ask(web, route)[0] in (200, 400)
+        assert ask(web, route)[0] in (200, 400, 404)
     assert "hbridge keys create" in elsewhere.get("/v1/models").json()["error"]["message"]
     assert elsewhere.get("/readyz").status_code == 200
 

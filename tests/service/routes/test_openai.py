@@ -387,7 +387,7 @@ def test_models_are_listed_and_shown(client: OpenAI) -> None:
         ({"background": "transparent"}, "background"),
         ({"moderation": "low"}, "moderation"),
         ({"output_format": "gif"}, "output_format"),
-        ({"response_format": "url"}, "response_format"),
+        ({"stream": True, "response_format": "url"}, "response_format"),
         ({"extra_body": {"response_format": "binary"}}, "response_format"),
         ({"partial_images": 1}, "partial_images"),
         ({"stream": True, "partial_images": 4}, "partial_images"),

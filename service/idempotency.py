@@ -1,0 +1,47 @@
+"""Idempotency keys: what a client may call a request, and when two requests are the same."""
+
+import base64
+import hashlib
+import json
+from typing import Any
+
+from fastapi import Request
+
+from model.prompt import Task
+from service.errors import InvalidRequest
+from service.schemas.body import Body
+
+HEADER = "Idempotency-Key"
+MAX_CHARS = 255
+
+
+def key_of(request: Request) -> str | None:
+    """Return the key that a request came with.
+
+    Raises:
+        InvalidRequest: It cannot be a key.
+    """
+    keys = request.headers.getlist(HEADER)
+    if not keys:
+        return None
+    if len(keys) > 1 or not 1 <= len(keys[0]) <= MAX_CHARS or not keys[0].isprintable():
+        raise InvalidRequest(f"{HEADER} must be one value of 1 to {MAX_CHARS} characters", param=HEADER)
+    return keys[0]
+
+
+def to_text(asked: Body) -> str:
+    """Write a request as JSON that reads back as the same; images that came as files are base64 then.
+
+    Fields at their defaults are left out, so that requests that mean the same are the same text.
+    """
+    return json.dumps(asked.model_dump(exclude_defaults=True), default=_encoded, sort_keys=True)
+
+
+def fingerprint(task: Task, asked: Body, webhook: dict[str, Any] | None = None) -> str:
+    """Return what two requests share exactly when they ask for the same."""
+    return hashlib.sha256(json.dumps([task, to_text(asked), webhook]).encode()).hexdigest()
+
+
+def _encoded(data: object) -> str:
+    assert isinstance(data, bytes), "only files are not JSON"
+    return base64.b64encode(data).decode()

@@ -1,0 +1,269 @@
+"""Telling a client's own server that a job has ended: signed the Standard Webhooks way, and tried again.
+
+What is to be told is in the database from the moment on that the job ends, so that a restart forgets none.
+Source: https://www.standardwebhooks.com, specification 1.0.
+"""
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import json
+import logging
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from socket import SOCK_STREAM
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from sqlalchemy import JSON, String, Text, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+from standardwebhooks import Webhook
+
+from service.database import Base, Database
+
+log = logging.getLogger(__name__)
+
+SECRET_PREFIX = "whsec_"
+SECRET_BYTES = (24, 64)
+TIMEOUT_SECONDS = 15.0
+FACTOR = 4.0
+MAX_PAUSE_SECONDS = 24 * 3600.0
+TICK_SECONDS = 2.0
+AT_ONCE = 16
+GONE = 410
+EMBEDDING = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("2002::/16"))
+
+Deliver = Callable[[str, bytes, Mapping[str, str]], Awaitable[int]]
+
+
+class DeliveryRow(Base):
+    """One job's end, to be told to one address.
+
+    Attributes:
+        id: The message's, the same at every try.
+        state: waiting for the job's end, pending, delivered, or failed after the last try.
+        due: When to try next; Unix seconds.
+        body: What to tell, once that is known.
+    """
+
+    __tablename__ = "delivery"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    job_id: Mapped[str] = mapped_column(String(40), index=True)
+    url: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    due: Mapped[float | None] = mapped_column(index=True)
+    attempts: Mapped[int] = mapped_column(default=0)
+    body: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class UnsafeAddress(Exception):
+    """An address that nothing is sent to."""
+
+
+def new_delivery(job_id: str, url: str, secret: str) -> DeliveryRow:
+    """Return the row of a delivery that waits for its job's end."""
+    return DeliveryRow(id=f"msg-{secrets.token_hex(12)}", job_id=job_id, url=url, secret=secret)
+
+
+async def announce(session: AsyncSession, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
+    """Let what waits for a job's end be told, as soon as this transaction is committed."""
+    body = {"type": kind, "timestamp": datetime.now(UTC).isoformat(), "data": dict(data)}
+    waiting = update(DeliveryRow).where(DeliveryRow.job_id == job_id, DeliveryRow.state == "waiting")
+    await session.execute(waiting.values(state="pending", due=time.time(), body=body))
+
+
+def check_secret(secret: str) -> None:
+    """Refuse what is no signing secret.
+
+    Raises:
+        ValueError: Says what one looks like.
+    """
+    least, most = SECRET_BYTES
+    try:
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except binascii.Error:
+        key = b""
+    if not secret.startswith(SECRET_PREFIX) or not least <= len(key) <= most:
+        raise ValueError(f"must be {SECRET_PREFIX} and {least} to {most} bytes in base64")
+
+
+def check_url(url: str, *, allow_private: bool) -> None:
+    """Refuse an address by how it is written, before any name is looked up.
+
+    Raises:
+        UnsafeAddress: Says what is wrong with it.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise UnsafeAddress("must be an address such as https://example.org/hook") from None
+    if parts.scheme not in ({"http", "https"} if allow_private else {"https"}) or not host:
+        raise UnsafeAddress("must be an https address")
+    if parts.username is not None or parts.password is not None:
+        raise UnsafeAddress("must hold no user and no password")
+    with contextlib.suppress(ValueError):
+        _check_ip(ip_address(host), allow_private=allow_private)
+
+
+async def check_address(url: str, *, allow_private: bool) -> None:
+    """Refuse an address that leads, by any of its IP addresses, into a private network.
+
+    Raises:
+        UnsafeAddress: Says what is wrong with it.
+        OSError: Its name cannot be looked up.
+    """
+    check_url(url, allow_private=allow_private)
+    parts = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    for *_, address in await loop.getaddrinfo(parts.hostname, parts.port or 443, type=SOCK_STREAM):
+        _check_ip(ip_address(address[0]), allow_private=allow_private)
+
+
+def _check_ip(ip: IPv4Address | IPv6Address, *, allow_private: bool) -> None:
+    if allow_private:
+        return
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if not ip.is_global or ip.is_multicast or any(ip in network for network in EMBEDDING):
+        raise UnsafeAddress("must not lead into a private network")
+
+
+async def deliver(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+    """Post a message and return the status of the answer, of which nothing else is read.
+
+    Raises:
+        httpx.HTTPError: There was no answer.
+    """
+    async with (
+        httpx.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as client,
+        client.stream("POST", url, content=body, headers=headers) as response,
+    ):
+        return response.status_code
+
+
+class Webhooks:
+    """Delivers what is due, from start to stop.
+
+    Args:
+        max_attempts: Tries of one message.
+        pause_seconds: After the first try; four times as long after each other, give or take a half.
+        allow_private: Also http, and addresses of private networks.
+        tell: Called with "delivered", "retried" or "failed" after every try.
+        send: Posts a message.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_attempts: int,
+        pause_seconds: float,
+        allow_private: bool,
+        tell: Callable[[str], None],
+        send: Deliver = deliver,
+    ) -> None:
+        self._database = database
+        self._max_attempts = max_attempts
+        self._pause_seconds = pause_seconds
+        self._allow_private = allow_private
+        self._tell = tell
+        self._send = send
+        self._wake = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._tries: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._running = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Deliver no more; what was on its way is tried again after the next start."""
+        tasks = [task for task in (self._running, *self._tries) if task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def wake(self) -> None:
+        """Say that something has come due."""
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._begin_due()
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("webhooks wait for the database: %s", error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    async def _begin_due(self) -> None:
+        """Begin to try what is due, as long as not too many tries are under way."""
+        room = AT_ONCE - len(self._tries)
+        due = select(DeliveryRow).where(DeliveryRow.state == "pending", DeliveryRow.due <= time.time())
+        async with self._database.session() as session:
+            rows = list(await session.scalars(due.order_by(DeliveryRow.due).limit(room)))
+        for row in rows:
+            # Counted and put off before it is made: no crash makes it come more often.
+            if await self._change(row, due=time.time() + 2 * TIMEOUT_SECONDS, attempts=row.attempts + 1):
+                row.attempts += 1
+                self._tries.add(task := asyncio.create_task(self._try(row)))
+                task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self._tries.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("webhook left to its next try: %s", error)
+        self.wake()
+
+    async def _try(self, row: DeliveryRow) -> None:
+        """Make a try that was counted, and say when the next is due, if one is."""
+        status = await self._status(row)
+        outcome, change = "retried", {"due": time.time() + self._pause(row.attempts)}
+        if 200 <= status < 300:
+            outcome = "delivered"
+        elif status == GONE or row.attempts >= self._max_attempts:
+            outcome = "failed"
+        await self._change(row, **(change if outcome == "retried" else {"state": outcome, "due": None}))
+        self._tell(outcome)
+        level = logging.INFO if outcome == "delivered" else logging.WARNING
+        fields = {"job": row.job_id, "delivery": row.id, "status": status, "attempts": row.attempts}
+        log.log(level, "webhook %s", outcome, extra=fields)
+
+    async def _change(self, row: DeliveryRow, **values: Any) -> bool:
+        """Change a delivery, if nobody else has tried it since it was read."""
+        ours = update(DeliveryRow).where(DeliveryRow.id == row.id, DeliveryRow.attempts == row.attempts)
+        async with self._database.session() as session:
+            changed = await session.scalar(ours.values(**values).returning(DeliveryRow.id))
+        return changed is not None
+
+    async def _status(self, row: DeliveryRow) -> int:
+        """Send a message and return the answer's status; 0 when there was none."""
+        body, now = json.dumps(row.body), datetime.now(UTC)
+        headers = {
+            "content-type": "application/json",
+            "webhook-id": row.id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": Webhook(row.secret).sign(row.id, now, body),
+        }
+        try:
+            await check_address(row.url, allow_private=self._allow_private)
+            return await self._send(row.url, body.encode(), headers)
+        except (httpx.HTTPError, OSError, UnsafeAddress) as error:
+            log.info("webhook not sent: %s", type(error).__name__, extra={"job": row.job_id})
+            return 0
+
+    def _pause(self, attempts: int) -> float:
+        pause = self._pause_seconds * FACTOR ** (attempts - 1)
+        return float(min(pause, MAX_PAUSE_SECONDS)) * random.uniform(0.5, 1.5)

@@ -1,0 +1,70 @@
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.engine.job import LoadedModel
+from service.settings import Settings
+
+BODY = {"prompt": "a", "num_inference_steps": 1, "response_format": "url"}
+Web = Callable[..., AbstractContextManager[TestClient]]
+
+
+@pytest.fixture
+def files_web(loaded: LoadedModel, make_web: Web, settings: Settings) -> Iterator[TestClient]:
+    with make_web(loaded, settings.model_copy(update={"link_seconds": 2})) as web:
+        yield web
+
+
+def link(web: TestClient) -> str:
+    return str(web.post("/v1/generate", json=BODY).json()["images"][0]["url"])
+
+
+def test_a_link_gives_the_file_and_says_how_long_it_may_be_kept(files_web: TestClient) -> None:
+    answer = files_web.get(link(files_web))
+    assert answer.content.startswith(b"\x89PNG")
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] in (
+        "private, max-age=2, immutable",
+        "private, max-age=1, immutable",
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [("signature=", "signature=A"), (".png", ".jpeg"), ("expires=", "expires=9")]
+)
+def test_a_link_that_was_changed_gives_nothing(files_web: TestClient, change: tuple[str, str]) -> None:
+    answer = files_web.get(link(files_web).replace(*change))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "invalid_link")
+
+
+def test_a_link_without_its_signature_gives_nothing(files_web: TestClient) -> None:
+    answer = files_web.get(link(files_web).partition("?")[0])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "invalid_link")
+
+
+def test_a_link_expires_and_its_file_goes(
+    files_web: TestClient, settings: Settings, wait_until: Callable[..., None]
+) -> None:
+    url = link(files_web)
+    expires = int(parse_qs(urlsplit(url).query)["expires"][0])
+    wait_until(lambda: time.time() > expires + 1)
+    answer = files_web.get(url)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "invalid_link")
+    assert "expired" in answer.json()["error"]["message"]
+    jobs = files_web.app.state.jobs  # type: ignore[attr-defined]
+    assert files_web.portal
+    files_web.portal.call(jobs.sweep)
+    assert list((settings.data_dir / "files").iterdir()) == []
+
+
+def test_a_file_that_was_deleted_is_gone(files_web: TestClient, settings: Settings) -> None:
+    url = link(files_web)
+    for path in (settings.data_dir / "files").iterdir():
+        path.unlink()
+    answer = files_web.get(url)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "file_not_found")
