@@ -40,6 +40,7 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         model=client.model_id,
         num_running=lambda: client.num_running,
         status=lambda: client.status,
+        peak_flops=settings.peak_flops,
     )
     client.watch(metrics)
 

@@ -60,6 +60,12 @@ class Settings(BaseSettings):
         platformdirs.user_cache_path("hbridge"),
         description="Where what is learnt about this machine is kept; it may be deleted at any time.",
     )
+    peak_flops: float | None = Field(
+        None,
+        gt=0,
+        description="What the device can do at most in a second, in FLOP and in the weights' type, as its "
+        "maker says; needed for the metric hbridge_mfu_ratio.",
+    )
     log_format: Literal["plain", "json"] = Field(
         "plain", description="One line for people, or one JSON object."
     )

@@ -126,6 +126,10 @@ class Reporter(Observer):
         """Keep that there was a packed step."""
         self._seen.append(("stepped", (stage, load, seconds)))
 
+    def computed(self, flops: int, seconds: float) -> None:
+        """Keep what a packed step computed."""
+        self._seen.append(("computed", (flops, seconds)))
+
     def prefilled(self, num_prompts: int, num_hits: int) -> None:
         """Keep that prompts were asked for."""
         self._seen.append(("prefilled", (num_prompts, num_hits)))
