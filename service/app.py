@@ -16,6 +16,7 @@ from service.metrics import Metrics
 from service.openapi import document
 from service.routes import drawing, health, models, playground, understand
 from service.settings import Settings
+from service.tracing import create_tracing
 
 DESCRIPTION = """One model that makes, edits and understands images.
 
@@ -43,6 +44,8 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         peak_flops=settings.peak_flops,
     )
     client.watch(metrics)
+    tracing = create_tracing(settings, client.model_id)
+    client.follow(tracing.follow)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -51,6 +54,7 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
             yield
         finally:
             await client.stop()
+            await tracing.stop()
 
     app = App(
         title="hbridge",
@@ -59,10 +63,12 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,
+        # Its own tells the words of errors, and says of a stream that failed that all was well.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = Service(settings=settings, client=client, metrics=metrics, created=int(time.time()))
     for module in (drawing, understand, models, health, playground):
         app.include_router(module.router)
     add_error_handlers(app)
-    app.add_middleware(Access, metrics=metrics)
+    app.add_middleware(Access, metrics=metrics, tracing=tracing)
     return app

@@ -85,7 +85,7 @@ def serve(
 
     with users_faults():
         settings = settings_with(host=host, port=port, model=model, device=device, dtype=dtype, engine=engine)
-        logs.configure(settings.log_format, settings.log_level)
+        logs.configure(settings.log_format, settings.log_level, has_content=settings.log_content)
         server = Server(settings, create_client(settings))
         asyncio.run(server.run_until_stopped(greet))
 

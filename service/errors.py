@@ -110,7 +110,7 @@ def add_error_handlers(app: FastAPI) -> None:
     """Let every error leave in the envelope."""
     app.add_exception_handler(HTTPException, _answer_routing)
     for kind in (RequestError, ModelError, EngineError, ClientDisconnect, Exception):
-        app.add_exception_handler(kind, _answer_error)
+        app.add_exception_handler(kind, answer_error)
 
 
 def explain(request: Request, error: Exception) -> tuple[int, ErrorAnswer]:
@@ -145,7 +145,8 @@ def status_of(error: Exception) -> tuple[int, str]:
     return HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"
 
 
-async def _answer_error(request: Request, error: Exception) -> Response:
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Return the answer to an error."""
     status, words = explain(request, error)
     headers = (
         {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, EngineUnavailable) else None

@@ -4,12 +4,14 @@ Whoever takes requests in, by whatever route, goes this way.
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 
 from model.drawing import Drawing
 from model.prompt import Task
 from model.question import Question
 from service.answering import images_answer, text_answer
+from service.content import content_of
 from service.deps import Service
 from service.engine.job import Finished, Job
 from service.errors import InvalidRequest
@@ -18,6 +20,8 @@ from service.schemas.body import Body
 from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest, check_drawing, to_drawing
 from service.schemas.question import TextPart, UnderstandRequest, check_question, to_question
 from service.uploads import open_images, pick_images, read_mask
+
+log = logging.getLogger(__name__)
 
 SCHEMAS: Mapping[Task, type[Body]] = {
     "generate": GenerateRequest,
@@ -42,6 +46,8 @@ async def to_job(service: Service, asked: Body, request_id: str) -> Job:
         work = await asyncio.to_thread(_question, service, asked)
     else:
         raise TypeError(f"no task takes a {type(asked).__name__}")
+    if service.settings.log_content:
+        log.info("asked", extra=content_of(work))
     return Job(
         id=request_id,
         work=work,
