@@ -3,21 +3,34 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Literal
+from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from model.drawing import Drawn
+from model.prompt import Task
 from model.question import Answered
-from service.engine.cost import Load, Stage
+from service.engine.cost import STAGES, Load, Stage
 from service.engine.job import Job, Status, Timings
 from service.engine.observer import Observer
 from service.engine.scheduler import PRIORITIES, Priority
 
+OUTCOMES = ("ok", "rejected", "cancelled", "failed")
 COUNTS = tuple(2**power for power in range(17))
 FORGETTING = 0.99
 """Of what a step computed, with every step after it: the ratio of use is that of about the last hundred."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+# When a counter came to be is the build's start; each would be told beside its count.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics(Observer):
@@ -41,8 +54,6 @@ class Metrics(Observer):
         self._recent_flops = self._recent_seconds = 0.0
         self._cache_queries = self._counter("prefix_cache_queries", "Prompts asked for.")
         self._cache_hits = self._counter("prefix_cache_hits", "Prompts of which nothing had to be read.")
-        for mode in ("computed", "skipped"):
-            self._steps.labels(mode=mode)
         self._restarts = self._counter(
             "engine_restarts", "Times that the engine ended by itself and was started again."
         )
@@ -59,6 +70,18 @@ class Metrics(Observer):
         }
         self._step_rows = self._histogram("step_rows", "Rows of a packed flow step.", buckets=COUNTS)
         self._step_tokens = self._histogram("step_tokens", "Tokens of a packed flow step.", buckets=COUNTS)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Show at 0 what has not happened yet: a rate is known only of what was there before."""
+        for mode in ("computed", "skipped"):
+            self._steps.labels(mode=mode)
+        for stage in ("queue", *STAGES, "done"):
+            self._cancellations.labels(stage=stage)
+        for task in get_args(Task):
+            self._device.labels(task=task)
+            for outcome in OUTCOMES:
+                self._requests.labels(task=task, outcome=outcome)
 
     def describe(
         self,

@@ -83,7 +83,7 @@ class Child:
         try:
             await self._host.submit(job, partial(self._tell_event, job.id))
         except Exception as error:
-            self.tell("event", job.id, Failed(error=portable(error)))
+            self.tell("event", job.id, Failed(error=portable(error, job.id)))
         finally:
             self._entering.pop(job.id, None)
 
@@ -147,11 +147,11 @@ class Reporter(Observer):
         self._seen.append(("cancelled", (stage, wasted_seconds)))
 
 
-def portable(error: Exception) -> Exception:
+def portable(error: Exception, job_id: str = "") -> Exception:
     """Return an error that may cross: those that callers know as they are, all others as a fault of ours."""
     if isinstance(error, ModelError | EngineError):
         return error
-    log.error("the engine failed", exc_info=error)
+    log.error("the engine failed", exc_info=error, extra={"job": job_id} if job_id else {})
     return JobFailed("internal error")
 
 
