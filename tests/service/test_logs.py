@@ -28,6 +28,8 @@ from tests.service.collector import Collector
 
 Form = Literal["plain", "json"]
 FORMS = pytest.mark.parametrize("form", ["plain", "json"])
+WATCHING = (Path(__file__).parents[2] / "docs/watching.md").read_text(encoding="utf-8")
+PAGE = re.compile(r"`[\w.]+`")
 PROMPT, KEY, INSIDE = "mark-of-a-prompt", "mark-of-a-key", "mark-in-a-picture"
 HEADERS = {"Authorization": f"Bearer {KEY}", "X-Api-Key": KEY, "Cookie": KEY, "Webhook-Secret": KEY}
 # Lines about no request: others must say which one they are about.
@@ -278,6 +280,8 @@ def test_no_line_of_any_endpoint_holds_words_pictures_or_keys(
         statuses, pictures = drive(web, paths)
     assert statuses >= {200, 400, 405, 415, 429}
     told = stream.getvalue() + "".join(capfd.readouterr())
+    if form == "json":
+        assert {f"`{name}`" for line in lines_of(stream) for name in line} <= set(PAGE.findall(WATCHING))
     assert len(told.splitlines()) > 100
     assert len(pictures) > 4
     for mark in (PROMPT, KEY, INSIDE, *pictures):

@@ -1,10 +1,12 @@
 """Spans as an in-process collector gets them, of an app over a tiny model."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,6 +24,7 @@ from service.tracing import carrier, span
 from tests.service.collector import ERROR, SERVER, Collector, Told
 from tests.service.engine.toy import load
 
+PAGE = set(re.findall(r"`[\w.]+`", (Path(__file__).parents[2] / "docs/watching.md").read_text("utf-8")))
 PARENT = f"00-{'ab' * 16}-{'cd' * 8}-01"
 UNSAMPLED = f"00-{'ef' * 16}-{'cd' * 8}-00"
 GENERATE: dict[str, Any] = {"prompt": "my secret", "num_inference_steps": 3, "seed": 5}
@@ -264,6 +267,7 @@ def test_prompts_are_recorded_only_when_the_operator_asks(
         for path, body in bodies.items():
             assert web.post(path, json=body, headers={"Authorization": "Bearer my secret"}).status_code == 200
     assert b"my secret" not in collector.wire
+    assert {f"`{name}`" for span in collector.spans for name in span.attributes} <= PAGE
     with traced(log_content=True) as web:
         for path, body in bodies.items():
             assert web.post(path, json=body, headers={"Authorization": "Bearer my key"}).status_code == 200
