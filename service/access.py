@@ -15,7 +15,14 @@ from service.tracing import OFF, Tracing
 
 log = logging.getLogger(__name__)
 
-TASKS = {"/v1/generate": "generate", "/v1/edit": "edit", "/v1/understand": "understand"}
+TASKS = {
+    "/v1/generate": "generate",
+    "/v1/edit": "edit",
+    "/v1/understand": "understand",
+    "/v1/images/generations": "generate",
+    "/v1/images/edits": "edit",
+    "/v1/chat/completions": "understand",
+}
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 
@@ -63,7 +70,8 @@ class Access:
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         code = scope["state"].get("error_code")
-        if scope["method"] == "POST" and (task := TASKS.get(scope["path"])):
+        task = scope["state"].get("task") or TASKS.get(scope["path"])
+        if scope["method"] == "POST" and task:
             self._metrics.answered(task, outcome_of(status), seconds)
             if outcome_of(status) == "rejected":
                 self._metrics.rejected(code or "unknown")
@@ -74,8 +82,11 @@ class Access:
             "status": status,
             "seconds": seconds,
         }
+        state = scope["state"]
+        named = {"code": code, "end_user": state.get("end_user"), "tenant": state.get("tenant")}
+        fields |= {name: value for name, value in named.items() if value}
         level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
-        log.log(level, "request", extra=fields | ({"code": code} if code else {}))
+        log.log(level, "request", extra=fields)
 
 
 def outcome_of(status: int) -> str:

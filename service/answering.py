@@ -7,7 +7,7 @@ from PIL.Image import Image
 
 from model.drawing import Drawing, Drawn
 from model.images import encode_image
-from model.question import Answered
+from model.question import Answered, Question
 from service.engine.job import Finished, Job, ModelCard, Timings
 from service.schemas.answers import (
     AnswerUsage,
@@ -43,7 +43,7 @@ def images_answer(model: ModelCard, job: Job, asked: DrawingBody, finished: Fini
         created=int(time.time()),
         model=model.id,
         metadata=asked.metadata,
-        warnings=_drawing_warnings(drawing),
+        warnings=_drawing_warnings(drawing) + _word_warnings(model, drawing.prompt, drawing.negative_prompt),
         images=_images(asked, drawn),
         usage=_drawing_usage(drawn, finished.timings),
         timings=_timings(finished.timings),
@@ -60,7 +60,7 @@ def text_answer(model: ModelCard, job: Job, asked: UnderstandRequest, finished: 
         created=int(time.time()),
         model=model.id,
         metadata=asked.metadata,
-        warnings=[],
+        warnings=_word_warnings(model, *_words(job)),
         answer=answered.text,
         finish_reason="stop" if answered.finish_reason == "stop" else "length",
         seed=answered.seed,
@@ -72,6 +72,17 @@ def text_answer(model: ModelCard, job: Job, asked: UnderstandRequest, finished: 
 def _drawing_warnings(drawing: Drawing) -> list[str]:
     if drawing.mask is not None and not drawing.mask.getbbox():
         return ["the mask lets nothing change; make it transparent where the picture may change"]
+    return []
+
+
+def _words(job: Job) -> list[str]:
+    assert isinstance(job.work, Question)
+    return [part for turn in job.work.turns for part in turn.parts if isinstance(part, str)]
+
+
+def _word_warnings(model: ModelCard, *texts: str) -> list[str]:
+    if unknown := model.about.unknown(*texts):
+        return [f"the model never saw {', '.join(unknown[:8])}; /v1/capabilities has words that it knows"]
     return []
 
 

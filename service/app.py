@@ -1,5 +1,6 @@
 """The web application: built from settings and an engine's client, both given; two can live at once."""
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,14 +10,25 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.access import Access
+from service.allowance import UNLIMITED, parse_quotas
+from service.auth import Auth
+from service.database import Database
 from service.deps import Service
 from service.engine.client import Client
+from service.engine.observer import Observers
 from service.errors import add_error_handlers
+from service.fetch import Fetcher
+from service.key_store import KeyStore
 from service.metrics import Metrics
 from service.openapi import document
-from service.routes import drawing, health, models, playground, understand
+from service.quotas import Quotas
+from service.rates import Rates
+from service.routes import drawing, health, models, openai, playground, understand
 from service.settings import Settings
 from service.tracing import create_tracing
+from service.usage import Usage
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION = """One model that makes, edits and understands images.
 
@@ -43,18 +55,34 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         status=lambda: client.status,
         peak_flops=settings.peak_flops,
     )
-    client.watch(metrics)
     tracing = create_tracing(settings, client.model_id)
     client.follow(tracing.follow)
+    fetcher = Fetcher(settings, on_refused=metrics.fetch_blocked)
+    database = Database(settings.database)
+    keys = KeyStore(database)
+    rates = Rates(settings.limits_storage_url.get_secret_value(), default=settings.default_rate)
+    quotas = Quotas(Usage(database), default=parse_quotas(settings.default_quotas or UNLIMITED))
+    auth = Auth(keys, rates)
+    client.watch(Observers(metrics, quotas))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             await client.start()
+            await database.start()
+            await quotas.start()
+            if file := settings.bootstrap_key_file:
+                await keys.bootstrap(file.read_text().strip())
+            if warning := await auth.warning(settings.host):
+                log.warning(warning)
             yield
         finally:
             await client.stop()
             await tracing.stop()
+            await fetcher.close()
+            await quotas.stop()
+            await rates.stop()
+            await database.stop()
 
     app = App(
         title="hbridge",
@@ -66,8 +94,19 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         # Its own tells the words of errors, and says of a stream that failed that all was well.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.service = Service(settings=settings, client=client, metrics=metrics, created=int(time.time()))
-    for module in (drawing, understand, models, health, playground):
+    app.state.service = Service(
+        settings=settings,
+        client=client,
+        fetcher=fetcher,
+        metrics=metrics,
+        created=int(time.time()),
+        database=database,
+        keys=keys,
+        auth=auth,
+        rates=rates,
+        quotas=quotas,
+    )
+    for module in (drawing, understand, openai, models, health, playground):
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(Access, metrics=metrics, tracing=tracing)

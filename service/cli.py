@@ -6,33 +6,22 @@ mistyped option should not.
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
 
-from model.errors import ModelError
 from service import logs
-from service.engine.errors import EngineError
-from service.settings import Settings
+from service.keys import app as keys
+from service.terminal import USERS_FAULT, Device, Dtype, Model, screen, settings_with, users_faults
 
 app = typer.Typer(
     help="One model that makes, edits and understands images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-screen = Console(stderr=True)
-
-USERS_FAULT = 2
-
-Model = Annotated[str | None, typer.Option(help="Checkpoint folder or short name (HBRIDGE_MODEL).")]
-Device = Annotated[str | None, typer.Option(help="PyTorch device, such as cpu or cuda:0 (HBRIDGE_DEVICE).")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (HBRIDGE_DTYPE).")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="File to write; png, jpg, jpeg or webp.")]
 Seed = Annotated[int | None, typer.Option(help="Drawn when left out; picture i uses seed + i.")]
 PictureSize = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels.")]
@@ -42,28 +31,6 @@ ImageScale = Annotated[float | None, typer.Option("--image-guidance", help="Imag
 Negative = Annotated[str, typer.Option("--negative-prompt", help="What to lean away from.")]
 Count = Annotated[int, typer.Option("-n", "--n", min=1, max=8, help="Pictures from one prompt.")]
 Solver = Annotated[str, typer.Option(help="euler or dpmpp_2m.")]
-
-
-@contextmanager
-def users_faults() -> Iterator[None]:
-    """Say in a line what the user can change, and end with 2."""
-    try:
-        yield
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-        _fail("settings: " + "; ".join(problems))
-    except (ModelError, EngineError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> None:
-    screen.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(USERS_FAULT)
-
-
-def settings_with(**given: Any) -> Settings:
-    """Return the environment's settings, changed by the options that were given."""
-    return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
 def serve(
@@ -90,13 +57,15 @@ def serve(
         asyncio.run(server.run_until_stopped(greet))
 
 
-def greet(url: str) -> None:
-    """Say where the service is."""
+def greet(url: str, warning: str) -> None:
+    """Say where the service is, and what is wrong there."""
     screen.print(
         f"hbridge is ready at [link={url}]{url}[/] (documentation: {url}/docs)",
         highlight=False,
         soft_wrap=True,
     )
+    if warning:
+        screen.print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
 
 
 def generate(
@@ -201,6 +170,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.add_typer(keys, name="keys")
 
 
 def add_training() -> None:

@@ -3,14 +3,31 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
 from model.errors import BadRequest, PromptTooLong
+from service import origin
+from service.auth import Auth
+from service.database import Database
 from service.engine.client import Client
 from service.errors import ModelNotFound
+from service.fetch import Fetcher
+from service.key_store import KeyStore
 from service.metrics import Metrics
+from service.quotas import Quotas
+from service.rates import Rates
 from service.schemas.drawing import ResponseFormat
 from service.settings import Settings
+from service.tenant import SCOPES, Scope, Tenant
+
+BEARER = HTTPBearer(
+    scheme_name="key",
+    bearerFormat="hb-ID-SECRET",
+    description="A key of `hbridge keys create`. Where none was ever made, this machine alone is served, "
+    "without one.",
+    auto_error=False,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +40,14 @@ class Service:
 
     settings: Settings
     client: Client
+    fetcher: Fetcher
     metrics: Metrics
     created: int
+    database: Database
+    keys: KeyStore
+    auth: Auth
+    rates: Rates
+    quotas: Quotas
 
     @property
     def default_max_tokens(self) -> int:
@@ -47,6 +70,18 @@ class Service:
                 f"this server cannot answer with {asked}; ask for {' or '.join(self.response_formats)}",
                 param="response_format",
             )
+
+    async def admit(self, tenant: Tenant, *scopes: Scope) -> None:
+        """Let a tenant ask for work, once.
+
+        Raises:
+            MissingScope: Its key lacks one of the scopes.
+            RateLimited: It comes too often.
+            QuotaExhausted: It has used up its device-seconds.
+        """
+        tenant.check_scopes(*scopes)
+        await self.rates.check(tenant)
+        await self.quotas.check(tenant)
 
     def check_model(self, asked: str | None) -> None:
         """Refuse a model that is not served.
@@ -77,6 +112,36 @@ async def _service(request: Request) -> Service:
     return service
 
 
+async def _tenant(
+    request: Request,
+    service: Annotated[Service, Depends(_service)],
+    asked: SecurityScopes,
+    given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+) -> Tenant:
+    tenant = await service.auth.identify(
+        given.credentials if given else None,
+        is_local=origin.is_local(request),
+        network=origin.network_of(request),
+    )
+    request.state.tenant = tenant.name
+    tenant.check_scopes(*_scopes(asked))
+    return tenant
+
+
+async def _admitted(
+    service: Annotated[Service, Depends(_service)],
+    tenant: Annotated[Tenant, Depends(_tenant)],
+) -> Tenant:
+    await service.admit(tenant)
+    return tenant
+
+
+def _scopes(asked: SecurityScopes) -> list[Scope]:
+    scopes = [scope for scope in SCOPES if scope in asked.scopes]
+    assert len(scopes) == len(asked.scopes), "a route asks for scopes that there are"
+    return scopes
+
+
 async def _ready_service(service: Annotated[Service, Depends(_service)]) -> Service:
     service.client.check_ready()
     return service
@@ -89,3 +154,11 @@ async def _request_id(request: Request) -> str:
 ServiceDep = Annotated[Service, Depends(_service)]
 ReadyServiceDep = Annotated[Service, Depends(_ready_service)]
 RequestIdDep = Annotated[str, Depends(_request_id)]
+
+# Who asks: by any good key, or by one with a scope; for work also within rate and quotas.
+TenantDep = Annotated[Tenant, Security(_tenant)]
+MetricsTenantDep = Annotated[Tenant, Security(_tenant, scopes=["metrics"])]
+JobsTenantDep = Annotated[Tenant, Security(_tenant, scopes=["jobs"])]
+GenerateTenantDep = Annotated[Tenant, Security(_admitted, scopes=["generate"])]
+EditTenantDep = Annotated[Tenant, Security(_admitted, scopes=["edit"])]
+UnderstandTenantDep = Annotated[Tenant, Security(_admitted, scopes=["understand"])]

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from model.errors import (
     BadRequest,
+    ImageTooLarge,
     InvalidImage,
     MissingCapability,
     ModelError,
@@ -59,10 +60,6 @@ class UnknownField(RequestError):
     """A field that the endpoint does not have."""
 
 
-class ImageTooLarge(RequestError):
-    """More pixels than the server decodes."""
-
-
 class ModelNotFound(RequestError):
     """A model that is not loaded here."""
 
@@ -73,6 +70,34 @@ class BodyTooLarge(RequestError):
 
 class UnsupportedMediaType(RequestError):
     """A content type that the endpoint does not read."""
+
+
+class InvalidApiKey(RequestError):
+    """No key, or none that is good here."""
+
+
+class MissingScope(RequestError):
+    """A key that may not do this."""
+
+
+class TooManyRequests(RequestError):
+    """A tenant that has had its share for now.
+
+    Attributes:
+        retry_after_seconds: When it has some again.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RateLimited(TooManyRequests):
+    """More requests than may come in a time."""
+
+
+class QuotaExhausted(TooManyRequests):
+    """More device-seconds than may be used in a time."""
 
 
 class ClientGone(RequestError):
@@ -89,6 +114,10 @@ STATUS: Mapping[type[Exception], tuple[int, str]] = {
     UnsupportedSize: (HTTPStatus.BAD_REQUEST, "unsupported_size"),
     TooManyReferences: (HTTPStatus.BAD_REQUEST, "invalid_request"),
     MissingCapability: (HTTPStatus.BAD_REQUEST, "invalid_request"),
+    InvalidApiKey: (HTTPStatus.UNAUTHORIZED, "invalid_api_key"),
+    MissingScope: (HTTPStatus.FORBIDDEN, "missing_scope"),
+    RateLimited: (HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"),
+    QuotaExhausted: (HTTPStatus.TOO_MANY_REQUESTS, "quota_exhausted"),
     ModelNotFound: (HTTPStatus.NOT_FOUND, "model_not_found"),
     BodyTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
     UnsupportedMediaType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
@@ -148,9 +177,11 @@ def status_of(error: Exception) -> tuple[int, str]:
 async def answer_error(request: Request, error: Exception) -> Response:
     """Return the answer to an error."""
     status, words = explain(request, error)
-    headers = (
-        {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, EngineUnavailable) else None
-    )
+    headers = {}
+    if isinstance(error, EngineUnavailable | TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, InvalidApiKey):
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(words.model_dump(), status, headers)
 
 

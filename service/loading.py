@@ -8,6 +8,7 @@ from pathlib import Path
 
 from model.errors import ModelError
 from service import logs
+from service.about import read_about
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
 from service.engine.inline import InlineEngine
@@ -36,6 +37,7 @@ def load_model(settings: Settings) -> LoadedModel:
 
     from model.attention import Segments  # noqa: PLC0415
     from model.checkpoint import load, weights_hash  # noqa: PLC0415
+    from model.registry import resolve  # noqa: PLC0415
 
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise UnusableDevice(f"device {settings.device} is not usable here; set HBRIDGE_DEVICE=cpu")
@@ -47,6 +49,7 @@ def load_model(settings: Settings) -> LoadedModel:
         device=settings.device,
         dtype=settings.dtype,
         backend=Segments.own((1,)).backend,
+        about=read_about(resolve(settings.model)),
     )
     return LoadedModel(card=card, family=family)
 

@@ -57,6 +57,9 @@ class Metrics(Observer):
         self._restarts = self._counter(
             "engine_restarts", "Times that the engine ended by itself and was started again."
         )
+        self._fetch_blocked = self._counter(
+            "fetch_blocked", "Remote images that were not fetched, by reason.", "reason"
+        )
         self._request_seconds = self._histogram("request_seconds", "Arrival to answer.", "task")
         self._queue_seconds = self._histogram("queue_seconds", "Submission to the device.")
         self._first_seconds = {
@@ -129,6 +132,10 @@ class Metrics(Observer):
         """Count a refusal by its error code."""
         self._rejected.labels(reason=reason).inc()
 
+    def fetch_blocked(self, reason: str) -> None:
+        """Count a remote image that was not fetched, by one of the few reasons of service/fetch.py."""
+        self._fetch_blocked.labels(reason=reason).inc()
+
     def waited(self, seconds: float) -> None:
         """Take note of a job that leaves the queue for the device."""
         self._queue_seconds.observe(seconds)
@@ -171,8 +178,8 @@ class Metrics(Observer):
         self._prefilled.inc(result.usage.prefilled_tokens)
         self._device.labels(task=job.task).inc(timings.device_seconds)
 
-    def cancelled(self, stage: str, wasted_seconds: float) -> None:
-        """Take note of a job that was cancelled, where, and of the work that was for nothing."""
+    def cancelled(self, tenant: str, stage: str, wasted_seconds: float) -> None:
+        """Take note of a job that was cancelled, whose, where, and of the work that was for nothing."""
         self._cancellations.labels(stage=stage).inc()
         self._wasted.inc(wasted_seconds)
 

@@ -9,6 +9,13 @@ from pydantic.json_schema import models_json_schema
 
 from service.schemas.drawing import EditRequest, GenerateRequest
 from service.schemas.events import PartialImageEvent, ProgressEvent, TextDeltaEvent
+from service.schemas.openai_chat import ChatChunk, ChatRequest
+from service.schemas.openai_images import (
+    CompletedImage,
+    ImagesEditsRequest,
+    ImagesGenerationsRequest,
+    PartialImage,
+)
 from service.schemas.question import UnderstandRequest
 
 REFERENCE = "#/components/schemas/{model}"
@@ -24,24 +31,32 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 def body_schemas() -> dict[str, Any]:
     """Return the request bodies' schemas and what they refer to, by name."""
-    bodies = (GenerateRequest, EditRequest, UnderstandRequest)
+    bodies = (
+        GenerateRequest,
+        EditRequest,
+        UnderstandRequest,
+        ImagesGenerationsRequest,
+        ImagesEditsRequest,
+        ChatRequest,
+    )
     _, found = models_json_schema([(body, "validation") for body in bodies], ref_template=REFERENCE)
     schemas: dict[str, Any] = found["$defs"]
-    return schemas | {"EditForm": form_schema(schemas["EditRequest"])}
+    forms = {"EditForm": "EditRequest", "ImagesEditsForm": "ImagesEditsRequest"}
+    return schemas | {form: form_schema(schemas[body], form) for form, body in forms.items()}
 
 
 def event_schemas() -> dict[str, Any]:
     """Return the schemas of the events of streams, by name."""
-    events = (ProgressEvent, PartialImageEvent, TextDeltaEvent)
+    events = (ProgressEvent, PartialImageEvent, TextDeltaEvent, PartialImage, CompletedImage, ChatChunk)
     _, found = models_json_schema([(event, "serialization") for event in events], ref_template=REFERENCE)
     schemas: dict[str, Any] = found["$defs"]
     return schemas
 
 
-def form_schema(body: dict[str, Any]) -> dict[str, Any]:
+def form_schema(body: dict[str, Any], title: str) -> dict[str, Any]:
     """Return a body's schema as a form: the same fields, images as files."""
     form = deepcopy(body)
-    form["title"] = "EditForm"
+    form["title"] = title
     del form["oneOf"]
     form["properties"].pop("images")
     form["properties"]["image"] = {

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.allowance import QUOTAS_FORM, RATE_FORM
 
 
 class Settings(BaseSettings):
@@ -28,6 +30,23 @@ class Settings(BaseSettings):
         32 * 2**20, ge=1, description="Largest request body; larger is refused with 413."
     )
     max_image_pixels: int = Field(40_000_000, ge=1, description="Most pixels of an image that comes in.")
+    max_image_bytes: int = Field(
+        24 * 2**20, ge=1, description="Most bytes of an image file that comes in, sent or fetched."
+    )
+    fetch_images: bool = Field(
+        False, description="Whether a request may name an image by its https address, which is then fetched."
+    )
+    fetch_http: bool = Field(False, description="Whether http addresses are fetched too.")
+    fetch_hosts: frozenset[str] = Field(
+        frozenset(), description="The only hosts that images are fetched from; any public one when left out."
+    )
+    fetch_ports: frozenset[int] = Field(
+        frozenset(), description="Ports that images are fetched from beside 443, and 80 of http addresses."
+    )
+    max_fetch_redirects: int = Field(3, ge=0, description="Most redirects of one fetch.")
+    max_fetch_seconds: float = Field(
+        10.0, gt=0, description="How long one fetch may take, from waiting for its turn to the last byte."
+    )
     max_prompt_chars: int = Field(4000, ge=1, description="Most characters of one prompt or message text.")
     max_tokens: int = Field(1024, ge=1, description="Most tokens of an answer that a request may ask for.")
     default_max_tokens: int = Field(
@@ -60,6 +79,35 @@ class Settings(BaseSettings):
         platformdirs.user_cache_path("hbridge"),
         description="Where what is learnt about this machine is kept; it may be deleted at any time.",
     )
+    data_dir: Path = Field(
+        platformdirs.user_data_path("hbridge"),
+        description="Where what must outlive the server is kept: the database with keys and usage.",
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="As postgresql://user:password@host/name; SQLite in the data folder when left out.",
+    )
+    limits_storage_url: SecretStr = Field(
+        SecretStr("memory://"),
+        description="Where requests are counted: memory://, or redis://:password@host that servers share.",
+    )
+    default_rate: str | None = Field(
+        None,
+        pattern=f"^({RATE_FORM})$",
+        description="Requests for work of a tenant that has no rate of its own, such as 60/minute.",
+    )
+    default_quotas: str | None = Field(
+        None,
+        pattern=f"^({QUOTAS_FORM})$",
+        description="Device-seconds of a tenant that has no quotas of its own, such as 3600/day 50000/month.",
+    )
+    bootstrap_key_file: Path | None = Field(
+        None, description="File with a key, hb-ID-SECRET, that has the scope admin from the start."
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses and networks, with commas, of proxies whose X-Forwarded-For is believed.",
+    )
     peak_flops: float | None = Field(
         None,
         gt=0,
@@ -83,3 +131,24 @@ class Settings(BaseSettings):
         description="Whether logs and traces may hold prompts and the words of errors, for debugging; never "
         "images or keys.",
     )
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url and not url.get_secret_value().startswith(("sqlite:///", "postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql:// or sqlite:///")
+        return url
+
+    @field_validator("limits_storage_url")
+    @classmethod
+    def _check_limits_storage_url(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("memory://", "redis://", "rediss://")):
+            raise ValueError("must be memory:// or begin with redis:// or rediss://")
+        return url
+
+    @property
+    def database(self) -> str:
+        """The address of the database."""
+        if self.database_url:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir / 'hbridge.db'}"

@@ -1,7 +1,7 @@
-"""Answers that come in pieces: server-sent events, from a job's admission to its end."""
+"""Answers that come in pieces: server-sent events, from jobs' admission to their end."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from fastapi import Request
@@ -29,50 +29,61 @@ Tell = Callable[[Event], Iterable[Message]]
 """What an event of the engine is on the wire; called off the event loop, in order."""
 
 
-async def stream(request: Request, client: Client, job: Job, tell: Tell) -> "EventStream":
-    """Answer with what a job tells; when the client leaves, the job is cancelled.
+async def stream(request: Request, client: Client, jobs: Sequence[Job], tell: Tell) -> "EventStream":
+    """Answer with what jobs tell, one after the other; when the client leaves, they are cancelled.
 
-    What goes wrong after the job was taken in is the stream's last event, `error`.
+    What goes wrong after all were taken in is the stream's last event, `error`.
 
     Raises:
         ModelError: As Client.submit, before the answer has begun.
         EngineError: As Client.submit, before the answer has begun.
     """
-    events = client.submit(job)
-    return EventStream(request, await anext(events), events, tell)
+    running = [client.submit(job) for job in jobs]
+    try:
+        firsts = [await anext(events) for events in running]
+    except BaseException:
+        await close(running)
+        raise
+    return EventStream(request, list(zip(firsts, running, strict=True)), tell)
+
+
+async def close(running: Iterable[AsyncGenerator[Event, None]]) -> None:
+    """Cancel jobs that have not ended."""
+    for events in running:
+        await events.aclose()
 
 
 class EventStream(EventSourceResponse):
-    """A job's events as an answer, whose end is the job's.
+    """Jobs' events as an answer, whose end is the jobs'.
 
     Args:
-        first: What the job's admission told.
-        events: What follows.
+        running: Of each job what its admission told, and what follows.
     """
 
     def __init__(
-        self, request: Request, first: Event, events: AsyncGenerator[Event, None], tell: Tell
+        self, request: Request, running: Sequence[tuple[Event, AsyncGenerator[Event, None]]], tell: Tell
     ) -> None:
-        self._request, self._events, self._tell = request, events, tell
+        self._request, self._running, self._tell = request, running, tell
         self._is_whole = False
-        super().__init__(self._messages(first))
+        super().__init__(self._messages())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream until its end, or until the client leaves."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self._events.aclose()
+            await close(events for _, events in self._running)
             if not self._is_whole:
                 explain(self._request, ClientGone("the client closed the connection"))
 
-    async def _messages(self, first: Event) -> AsyncGenerator[ServerSentEvent, None]:
+    async def _messages(self) -> AsyncGenerator[ServerSentEvent, None]:
         try:
-            for message in await self._told(first):
-                yield message
-            async for event in self._events:
-                for message in await self._told(event):
+            for first, events in self._running:
+                for message in await self._told(first):
                     yield message
+                async for event in events:
+                    for message in await self._told(event):
+                        yield message
         except Exception as error:
             yield _encoded(Message("error", explain(self._request, error)[1]))
         self._is_whole = True

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi import Request
 
@@ -18,17 +20,25 @@ async def finish(request: Request, client: Client, job: Job) -> Finished:
         ModelError: As Client.submit.
         EngineError: As Client.submit.
     """
-    work = asyncio.ensure_future(last_event(client, job))
+    (finished,) = await finish_all(request, client, [job])
+    return finished
+
+
+async def finish_all(request: Request, client: Client, jobs: Sequence[Job]) -> list[Finished]:
+    """Run jobs to their end, side by side; what goes wrong with one cancels the rest. Raises as finish."""
+    parts = [asyncio.ensure_future(last_event(client, job)) for job in jobs]
+    work = asyncio.gather(*parts)
     gone = asyncio.ensure_future(leave(request))
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {work, gone}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise ClientGone("the client closed the connection")
         return await work
     finally:
-        work.cancel()
-        gone.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)
+        for each in (*parts, gone):
+            each.cancel()
+        await asyncio.gather(work, *parts, gone, return_exceptions=True)
 
 
 async def last_event(client: Client, job: Job) -> Finished:

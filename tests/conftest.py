@@ -57,11 +57,16 @@ def write_tokenizer(folder: Path) -> None:
     words.save(str(folder / "tokenizer.json"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pictures", help="Folder for screenshots of the playground.")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let nothing that tests learn about this machine stay on it."""
+    """Let nothing that tests learn about this machine, or keep for later, stay on it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HBRIDGE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HBRIDGE_DATA_DIR", str(tmp_path_factory.mktemp("data")))
         yield
 
 

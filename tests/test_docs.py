@@ -129,3 +129,14 @@ def test_an_alert_fires_when_it_should_and_stays_silent_when_all_is_well(alert: 
     (tmp_path / "rules.json").write_text(json.dumps(RULES))
     (tmp_path / "test.json").write_text(json.dumps({"rule_files": ["rules.json"], "tests": told}))
     run_promtool("test", "rules", tmp_path / "test.json")
+
+
+def test_every_test_that_the_page_on_security_names_is_there() -> None:
+    page = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| threat")]
+    tests = [row.split(" | ")[2] for row in rows if row.count(" | ") == 2]
+    named = {name for cell in tests for name in re.findall(r"`([^`]+)`", cell)}
+    files = [path for folder in ("tests", "service") for path in (ROOT / folder).rglob("*.py")]
+    words = "".join(path.name + path.read_text(encoding="utf-8") for path in files if path != Path(__file__))
+    assert len(named) > 30
+    assert not [name for name in named if name not in words]

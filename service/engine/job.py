@@ -1,7 +1,7 @@
 """What is asked of the engine, and what comes back: plain data that crosses processes, but for the family."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL.Image import Image
 
@@ -10,6 +10,7 @@ from model.family import Capabilities, Family
 from model.prompt import Task
 from model.question import Answered, Question
 from model.request import Progress
+from service.about import About
 from service.engine.scheduler import PRIORITIES, Priority
 
 
@@ -21,6 +22,7 @@ class Job:
         id: The answer's id on the wire.
         work: What to do, in the model's words.
         tenant: Whose share of the device it uses.
+        weight: How large that share is beside other tenants'.
         deadline_seconds: After its submission; it is refused or cut off rather than late.
         num_previews: Rough looks at a picture in the making, spread over its steps.
         is_repeatable: It may be run again, its events from the start, when the engine ended under it.
@@ -29,6 +31,7 @@ class Job:
     id: str
     work: Drawing | Question
     tenant: str = ""
+    weight: float = 1.0
     priority: Priority = "interactive"
     deadline_seconds: float | None = None
     num_previews: int = 0
@@ -121,6 +124,7 @@ class ModelCard:
         id: Its name on the wire.
         weights_hash: SHA-256 over the weight files.
         backend: The attention backend.
+        about: What the checkpoint says for people.
     """
 
     id: str
@@ -129,6 +133,7 @@ class ModelCard:
     device: str
     dtype: str
     backend: str
+    about: About = field(default_factory=About)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

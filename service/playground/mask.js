@@ -8,11 +8,11 @@ export class Mask {
   #painted = document.createElement("canvas");
   #picture = null;
   #at = { x: 0, y: 0 };
-  #width;
+  #breadth;
 
-  constructor(canvas, width) {
+  constructor(canvas, breadth) {
     this.#canvas = canvas;
-    this.#width = width;
+    this.#breadth = breadth;
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
       this.#move(event);
@@ -58,7 +58,7 @@ export class Mask {
   }
 
   get #size() {
-    return Math.max(1, (this.#width.value / 100) * Math.min(this.#canvas.width, this.#canvas.height));
+    return Math.max(1, (this.#breadth.value / 100) * Math.min(this.#canvas.width, this.#canvas.height));
   }
 
   #move(event) {

@@ -14,7 +14,7 @@ const RETRY_SECONDS = 2;
 
 const $ = (id) => document.getElementById(id);
 const form = $("form");
-const mask = new Mask($("mask"), $("width"));
+const mask = new Mask($("mask"), $("breadth"));
 let can = null;
 let given = [];
 let running = null;
@@ -171,6 +171,7 @@ function begin() {
   $("waiting").hidden = false;
   $("cancel").disabled = false;
   $("curl").disabled = $("python").disabled = false;
+  $("edit").disabled = true;
   turn();
 }
 
@@ -192,6 +193,7 @@ const HEARD = {
     if (asked.task === "understand") $("answer").textContent = answer.answer;
     const urls = (answer.images ?? []).map((image) => `data:${image.mime_type};base64,${image.b64_json}`);
     urls.forEach((url, index) => picture(index, url, asked.body.prompt));
+    $("edit").disabled = !urls.length || !can.tasks.includes("edit");
     const seconds = answer.timings.total.toFixed(2);
     const seeds = answer.images?.map((image) => image.seed) ?? [answer.seed];
     const warnings = answer.warnings.map((words) => ` ${words}`).join("");
@@ -240,10 +242,23 @@ async function recall({ task: was, body: fields, urls, seed }) {
   }
   form.elements.seed.value = seed;
   urls.forEach((url, index) => picture(index, url, fields.prompt));
-  $("masked").checked = $("brush").hidden = false;
-  $("brush").hidden = true;
+  unmask();
   await show(fields.image ?? urls);
   form.elements.prompt.focus();
+}
+
+/** Go on from what was made. */
+async function edit() {
+  form.querySelector("[name=task][value=edit]").checked = true;
+  form.elements.prompt.value = "";
+  unmask();
+  await show([...$("made").children].map((image) => image.src));
+  form.elements.prompt.focus();
+}
+
+function unmask() {
+  $("masked").checked = false;
+  $("brush").hidden = true;
 }
 
 async function copy(make) {
@@ -264,6 +279,7 @@ $("masked").addEventListener("change", () => {
 });
 $("clear").addEventListener("click", () => mask.clear());
 $("cancel").addEventListener("click", () => running?.abort());
+$("edit").addEventListener("click", edit);
 $("curl").addEventListener("click", () => copy(asCurl));
 $("python").addEventListener("click", () => copy(asPython));
 $("key").addEventListener("change", load);

@@ -7,20 +7,21 @@ from fastapi import APIRouter, Request, Response
 from model.drawing import Drawn
 from service import wire
 from service.answering import image_file
-from service.deps import ReadyServiceDep, RequestIdDep, Service
+from service.deps import EditTenantDep, GenerateTenantDep, ReadyServiceDep, RequestIdDep, Service
 from service.engine.job import Finished, Job
 from service.narration import Narration
-from service.routes.responses import REFUSALS, body_of, stream_of
+from service.routes.responses import GUARDED, body_of, stream_of
 from service.schemas.answers import ImagesAnswer
 from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest
 from service.streaming import stream
 from service.tasks import answer, to_job
+from service.tenant import Tenant
 from service.waiting import finish
 
 FILES = {
     f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in ("png", "jpeg", "webp")
 }
-ANSWERS = REFUSALS | {
+ANSWERS = GUARDED | {
     200: {
         "description": "The pictures; with `binary` the one picture's file; with `stream` the events "
         "`progress`, `partial_image`, then `completed`, which is the answer, or `error`.",
@@ -32,32 +33,38 @@ router = APIRouter(tags=["pictures"], responses=ANSWERS)
 
 
 @router.post("/v1/generate", response_model=ImagesAnswer, openapi_extra=body_of("GenerateRequest"))
-async def generate(request: Request, service: ReadyServiceDep, request_id: RequestIdDep) -> Response:
+async def generate(
+    request: Request, tenant: GenerateTenantDep, service: ReadyServiceDep, request_id: RequestIdDep
+) -> Response:
     """Make pictures from words.
 
     Fields that are left out take the model's defaults, which `/v1/capabilities` lists. What was used comes
     back: the seed of each picture, and a receipt of everything that makes the same pixels again.
     """
     asked = await wire.read(request, GenerateRequest, max_bytes=service.settings.max_body_bytes)
-    return await draw(request, service, asked, request_id)
+    return await draw(request, service, asked, request_id, tenant)
 
 
 @router.post("/v1/edit", response_model=ImagesAnswer, openapi_extra=body_of("EditRequest", form="EditForm"))
-async def edit(request: Request, service: ReadyServiceDep, request_id: RequestIdDep) -> Response:
+async def edit(
+    request: Request, tenant: EditTenantDep, service: ReadyServiceDep, request_id: RequestIdDep
+) -> Response:
     """Make pictures from pictures and an instruction.
 
     Takes JSON with images as `data:` URLs or base64, or `multipart/form-data` with files in `image` or
     `image[]` parts. The size is that of the first image unless another is asked for.
     """
     asked = await wire.read(request, EditRequest, max_bytes=service.settings.max_body_bytes, takes_form=True)
-    return await draw(request, service, asked, request_id)
+    return await draw(request, service, asked, request_id, tenant)
 
 
-async def draw(request: Request, service: Service, asked: DrawingBody, request_id: str) -> Response:
+async def draw(
+    request: Request, service: Service, asked: DrawingBody, request_id: str, tenant: Tenant
+) -> Response:
     """Run a checked request and answer it."""
-    job = await to_job(service, asked, request_id)
+    job = await to_job(service, asked, request_id, tenant)
     if asked.stream:
-        return await stream(request, service.client, job, Narration(service, job, asked))
+        return await stream(request, service.client, [job], Narration(service, job, asked))
     finished = await finish(request, service.client, job)
     return await asyncio.to_thread(respond, service, job, asked, finished)
 

@@ -5,29 +5,29 @@ from typing import get_args
 from fastapi import APIRouter
 
 from model.flow import MAX_STEPS
-from service.deps import ReadyServiceDep, Service, ServiceDep
-from service.routes.responses import REFUSALS
+from service.deps import ReadyServiceDep, Service, ServiceDep, TenantDep
+from service.routes.responses import GUARDED
 from service.schemas.answers import CapabilitiesAnswer, Defaults, Limits, ModelCard, ModelList, SizeLimits
 from service.schemas.drawing import MAX_N, MAX_PARTIAL_IMAGES, OutputFormat
 
-router = APIRouter(tags=["models"], responses=REFUSALS)
+router = APIRouter(tags=["models"], responses=GUARDED)
 
 
 @router.get("/v1/models")
-async def list_models(service: ServiceDep) -> ModelList:
+async def list_models(_: TenantDep, service: ServiceDep) -> ModelList:
     """List the models that are served, in the OpenAI API's form."""
     return ModelList(data=[_card(service)])
 
 
 @router.get("/v1/models/{model_id:path}")
-async def show_model(model_id: str, service: ServiceDep) -> ModelCard:
+async def show_model(model_id: str, _: TenantDep, service: ServiceDep) -> ModelCard:
     """Show one model."""
     service.check_model(model_id)
     return _card(service)
 
 
 @router.get("/v1/capabilities")
-async def show_capabilities(service: ReadyServiceDep) -> CapabilitiesAnswer:
+async def show_capabilities(_: TenantDep, service: ReadyServiceDep) -> CapabilitiesAnswer:
     """Say what the loaded model can do, within which limits, and what a field is when it is left out."""
     can = service.client.capabilities
     return CapabilitiesAnswer(
@@ -40,6 +40,7 @@ async def show_capabilities(service: ReadyServiceDep) -> CapabilitiesAnswer:
         guidance_clock=can.guidance_clock,
         limits=_limits(service),
         defaults=_defaults(service),
+        examples=service.client.card.about.examples,
     )
 
 

@@ -12,6 +12,16 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": ErrorAnswer, "description": "The service cannot do it now, or failed."},
 }
 
+GUARDED: dict[int | str, dict[str, Any]] = REFUSALS | {
+    401: {"model": ErrorAnswer, "description": "No API key, or none that is good here."},
+    403: {"model": ErrorAnswer, "description": "The API key lacks the scope that this needs."},
+    429: {
+        "model": ErrorAnswer,
+        "description": "Too many requests, a quota is used up, or the queue is full; Retry-After says when "
+        "to come back.",
+    },
+}
+
 
 EVENTS = "text/event-stream"
 

@@ -216,3 +216,4 @@ class CapabilitiesAnswer(Answer):
     guidance_clock: Literal["time", "step"]
     limits: Limits
     defaults: Defaults
+    examples: dict[Task, list[str]] = Field(description="Words that the model does well with.")

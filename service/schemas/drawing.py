@@ -21,17 +21,15 @@ Scale = Annotated[float, Field(ge=1, le=100)]
 Interval = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)]
 
 
-class DrawingBody(Body):
-    """What generate and edit both take."""
+class DrawingOptions(Body):
+    """How pictures are to be made."""
 
-    prompt: str = Field(min_length=1, description="What to draw, or the instruction of an edit.")
     negative_prompt: str = Field("", description="What to lean away from.")
     size: str | None = Field(
         None, description='"WxH" in pixels, such as "64x64"; see /v1/capabilities.', examples=["64x64"]
     )
     width: int | None = Field(None, ge=1, description="In pixels, with height; instead of size.")
     height: int | None = Field(None, ge=1, description="In pixels, with width; instead of size.")
-    n: int = Field(1, ge=1, le=MAX_N, description="Pictures from one reading of the prompt.")
     num_inference_steps: int | None = Field(
         None, ge=1, le=MAX_STEPS, description="The model's default when left out."
     )
@@ -52,11 +50,17 @@ class DrawingBody(Body):
     acceleration: Literal["exact"] = Field("exact", description="No step is skipped.")
     output_format: OutputFormat = Field("png", description="The file's format.")
     output_compression: int | None = Field(None, ge=0, le=100, description="Quality of jpeg and webp.")
+
+
+class DrawingBody(DrawingOptions):
+    """What generate and edit both take."""
+
+    prompt: str = Field(min_length=1, description="What to draw, or the instruction of an edit.")
+    n: int = Field(1, ge=1, le=MAX_N, description="Pictures from one reading of the prompt.")
     response_format: ResponseFormat = Field(
         "b64_json",
         description='"binary": the body is the one picture\'s file. "url": where the server keeps pictures.',
     )
-
     partial_images: int = Field(
         0,
         ge=0,

@@ -2,9 +2,10 @@
 
 import asyncio
 import base64
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -15,13 +16,29 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.database import Database
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
 from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.loading import load_model
+from service.logs import OURS
 from service.server import Server
 from service.settings import Settings
+from tests.service.local_client import local_client, make_key
+from tests.service.postgresql import PostgreSQL
+
+
+@pytest.fixture(autouse=True)
+def _untouched_loggers() -> Iterator[None]:
+    """Let no test change how others log."""
+    root, access = logging.getLogger(), logging.getLogger("uvicorn.access")
+    handlers, disabled = root.handlers[:], access.disabled
+    levels = {name: logging.getLogger(name).level for name in ("", "uvicorn", *OURS)}
+    yield
+    root.handlers[:], access.disabled = handlers, disabled
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 class Gated:
@@ -48,25 +65,40 @@ class Running:
     def __init__(self, settings: Settings, client: Client) -> None:
         self.server = Server(settings, client)
         self.greetings: list[str] = []
+        self.warnings: list[str] = []
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        asyncio.run(self.server.run_until_stopped(self.greetings.append))
+        asyncio.run(self.server.run_until_stopped(self._greet))
+
+    def _greet(self, url: str, warning: str) -> None:
+        self.warnings.append(warning)
+        self.greetings.append(url)
 
     @property
     def url(self) -> str:
         """Where it listens."""
         return self.server.url
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Wait until it listens; its model may not be ready."""
         self._thread.start()
+        while self._thread.is_alive() and not self.server.started:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Wait until it has ended."""
+        self.server.should_exit = True
+        self.join()
+
+    def __enter__(self) -> Self:
+        self.start()
         while self._thread.is_alive() and not self.greetings:
             time.sleep(0.01)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.server.should_exit = True
-        self.join()
+        self.stop()
 
     def join(self) -> None:
         """Wait for the server to end."""
@@ -101,16 +133,60 @@ def gated_model(loaded: LoadedModel, gated: Gated) -> LoadedModel:
 def make_client() -> Callable[..., Client]:
     """Return a function from a loaded model to a client that has not started."""
 
-    def make(model: LoadedModel, *, max_waiting: int = 4) -> Client:
-        host = InlineEngine(lambda: model, EngineConfig(max_waiting=max_waiting))
+    def make(model: LoadedModel, *, max_waiting: int = 4, **config: Any) -> Client:
+        host = InlineEngine(lambda: model, EngineConfig(max_waiting=max_waiting, **config))
         return Client(host, model_id=model.card.id)
 
     return make
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return Settings()
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/test.db"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return server.new_database()
+
+
+@pytest.fixture
+def use(database_url: str) -> Callable[[Callable[[Database], Awaitable[Any]]], Any]:
+    """Return a function that runs something on the database, from its start to its stop, and returns it."""
+
+    async def run(work: Callable[[Database], Awaitable[Any]]) -> Any:
+        database = Database(database_url)
+        try:
+            await database.start()
+            return await work(database)
+        finally:
+            await database.stop()
+
+    return lambda work: asyncio.run(run(work))
+
+
+@pytest.fixture
+def keyed_web(
+    loaded: LoadedModel,
+    make_client: Callable[..., Client],
+    wait_until: Callable[..., None],
+    settings: Settings,
+) -> Iterator[TestClient]:
+    """An app of this test's own that is ready, and demands keys."""
+    with local_client(create_app(settings, make_client(loaded)), raise_server_exceptions=False) as web:
+        make_key(web, tenant="somebody")
+        wait_until(lambda: web.get("/readyz").status_code == 200)
+        yield web
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +195,7 @@ def web(
 ) -> Iterator[TestClient]:
     """An app that is ready, over the loaded model, with small limits."""
     settings = Settings(max_body_bytes=200_000, max_image_pixels=10_000, max_prompt_chars=60, max_tokens=16)
-    with TestClient(create_app(settings, make_client(loaded)), raise_server_exceptions=False) as client:
+    with local_client(create_app(settings, make_client(loaded)), raise_server_exceptions=False) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200)
         yield client
 
@@ -134,7 +210,7 @@ def gated_web(
 ) -> Iterator[TestClient]:
     """An app of this test's own that is ready; two jobs may wait."""
     client = make_client(gated_model, max_waiting=2)
-    with TestClient(create_app(settings, client), raise_server_exceptions=False) as web:
+    with local_client(create_app(settings, client), raise_server_exceptions=False) as web:
         wait_until(lambda: web.get("/readyz").status_code == 200)
         gated.num_calls = 0
         yield web

@@ -1,5 +1,7 @@
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from starlette.testclient import TestClient
 from model import errors as model_errors
 from service import errors
 from service.engine import errors as engine_errors
-from service.errors import error_type, status_of
+from service.errors import ROUTING_CODES, STATUS, error_type, status_of
 
 P = {"prompt": "a"}
 GENERATE, EDIT, UNDERSTAND = "/v1/generate", "/v1/edit", "/v1/understand"
@@ -131,7 +133,7 @@ BAD = [
     ),
     (
         UNDERSTAND,
-        {"messages": [user(PICTURE, role="assistant"), user(TEXT)]},
+        {"messages": [user(PICTURE, role="system"), user(TEXT)]},
         "invalid_request",
         "messages.0.content",
     ),
@@ -268,7 +270,7 @@ def test_a_full_queue_says_when_to_come_back(gated_web: TestClient, gated: Any) 
 def test_every_error_has_a_status_of_its_own_or_of_its_base() -> None:
     trees = (vars(errors), vars(engine_errors), vars(model_errors))
     kinds = {kind for tree in trees for kind in tree.values() if isinstance(kind, type)}
-    bases = {"RequestError", "EngineError", "EngineUnavailable", "ModelError"}
+    bases = {"RequestError", "TooManyRequests", "EngineError", "EngineUnavailable", "ModelError"}
     inside = {"JobFailed", "BadCheckpoint", "Cancelled"}
     for kind in kinds:
         if (
@@ -282,3 +284,13 @@ def test_every_error_has_a_status_of_its_own_or_of_its_base() -> None:
 def test_what_is_not_in_the_table_is_an_internal_error() -> None:
     assert status_of(KeyError()) == (500, "internal_error")
     assert error_type(500) == "server_error"
+
+
+def test_the_page_of_errors_lists_every_code_with_its_status() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", Path("docs/errors.md").read_text(), re.MULTILINE)
+    listed = {(int(status), code) for status, code in rows}
+    routing = {(int(status), code) for status, code in ROUTING_CODES.items()}
+    assert listed == {(int(status), code) for status, code in STATUS.values()} | routing | {
+        (500, "internal_error")
+    }
+    assert len(rows) == len(listed)

@@ -17,34 +17,27 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.database import Database
 from service.engine.client import Client
 from service.engine.job import LoadedModel
-from service.logs import OURS, WITHHELD, bind, configure
+from service.logs import WITHHELD, bind, configure
 from service.settings import Settings
 from tests.service.collector import Collector
+from tests.service.local_client import local_client, make_key
 
 Form = Literal["plain", "json"]
 FORMS = pytest.mark.parametrize("form", ["plain", "json"])
 WATCHING = (Path(__file__).parents[2] / "docs/watching.md").read_text(encoding="utf-8")
 PAGE = re.compile(r"`[\w.]+`")
 PROMPT, KEY, INSIDE = "mark-of-a-prompt", "mark-of-a-key", "mark-in-a-picture"
-HEADERS = {"Authorization": f"Bearer {KEY}", "X-Api-Key": KEY, "Cookie": KEY, "Webhook-Secret": KEY}
+HEADERS = {"X-Api-Key": KEY, "Cookie": KEY, "Webhook-Secret": KEY, "Idempotency-Key": KEY}
+WRONG = [f"Bearer {KEY}", f"Bearer hb-{'0' * 12}-{KEY}", f"Basic {KEY}", KEY]
 # Lines about no request: others must say which one they are about.
 APART = {"ready", "calibrated", "no costs learnt yet"}
-
-
-@pytest.fixture(autouse=True)
-def _untouched_loggers() -> Iterator[None]:
-    root, access = logging.getLogger(), logging.getLogger("uvicorn.access")
-    handlers, disabled = root.handlers[:], access.disabled
-    levels = {name: logging.getLogger(name).level for name in ("", "uvicorn", *OURS)}
-    yield
-    root.handlers[:], access.disabled = handlers, disabled
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
 
 
 def lines_of(stream: StringIO) -> list[dict[str, Any]]:
@@ -165,6 +158,22 @@ def test_what_is_bound_is_told_in_tasks_and_threads_begun_there_and_nowhere_else
     )
 
 
+def test_what_is_written_to_the_database_is_in_no_log() -> None:
+    stream = StringIO()
+    configure("plain", "debug", stream)
+
+    async def write() -> None:
+        database = Database("sqlite://")
+        async with database.session() as session:
+            await session.execute(text("SELECT :words"), {"words": "my secret"})
+        await database.stop()
+
+    asyncio.run(write())
+    logging.getLogger("service").debug("seen")
+    assert "seen" in stream.getvalue()
+    assert "secret" not in stream.getvalue()
+
+
 def marked_png() -> bytes:
     """A picture of noise, which compresses to nothing that is anywhere else, with words in its metadata."""
     told, file = PngInfo(), BytesIO()
@@ -207,6 +216,8 @@ GOOD = {
     ],
     "/v1/edit": [EDIT, EDIT | {"stream": True}],
     "/v1/understand": [ASK, TALK, ASK | {"stream": True}],
+    "/v1/images/generations": [{"prompt": PROMPT}, {"prompt": PROMPT, "stream": True, "partial_images": 1}],
+    "/v1/chat/completions": [TALK | {"model": "tiny"}, TALK | {"model": "tiny", "stream": True}],
 }
 BAD: list[dict[str, Any]] = [
     DRAW | {"n": PROMPT},
@@ -253,17 +264,21 @@ def drive(web: TestClient | httpx.Client, paths: dict[str, Any]) -> tuple[set[in
 
 @pytest.fixture
 def logging_app(
-    gated_model: LoadedModel, make_client: Callable[..., Client], wait_until: Callable[..., None]
+    gated_model: LoadedModel,
+    make_client: Callable[..., Client],
+    wait_until: Callable[..., None],
+    settings: Settings,
 ) -> Callable[..., Any]:
-    """Return a context manager: an app that is ready and the stream that it logs to."""
+    """Return a context manager: a client, with a key, of an app that is ready, and the stream of its log."""
 
     @contextmanager
     def run(form: Form, **given: Any) -> Iterator[tuple[TestClient, StringIO]]:
         stream = StringIO()
-        settings = Settings(log_level="debug", max_prompt_chars=5000, **given)
-        configure(form, settings.log_level, stream, has_content=settings.log_content)
-        app = create_app(settings, make_client(gated_model))
-        with TestClient(app, raise_server_exceptions=False) as web:
+        wanted = settings.model_copy(update={"log_level": "debug", "max_prompt_chars": 5000} | given)
+        configure(form, wanted.log_level, stream, has_content=wanted.log_content)
+        app = create_app(wanted, make_client(gated_model))
+        with local_client(app, raise_server_exceptions=False) as web:
+            web.headers.update(make_key(web))
             wait_until(lambda: web.get("/readyz").status_code == 200)
             yield web, stream
 
@@ -278,13 +293,17 @@ def test_no_line_of_any_endpoint_holds_words_pictures_or_keys(
         paths = web.get("/openapi.json").json()["paths"] | {"/": {"get"}, "/docs": {"get"}}
         assert paths.keys() >= GOOD.keys()
         statuses, pictures = drive(web, paths)
+        for wrong in WRONG:
+            told = web.post("/v1/generate", json=DRAW, headers=HEADERS | {"Authorization": wrong})
+            assert told.status_code == 401
+        secret = web.headers["authorization"].removeprefix("Bearer ")
     assert statuses >= {200, 400, 405, 415, 429}
     told = stream.getvalue() + "".join(capfd.readouterr())
     if form == "json":
         assert {f"`{name}`" for line in lines_of(stream) for name in line} <= set(PAGE.findall(WATCHING))
     assert len(told.splitlines()) > 100
     assert len(pictures) > 4
-    for mark in (PROMPT, KEY, INSIDE, *pictures):
+    for mark in (PROMPT, KEY, secret, INSIDE, *pictures):
         assert mark not in told
 
 
@@ -324,7 +343,7 @@ def test_prompts_are_told_when_the_operator_asks_and_pictures_and_keys_even_then
         for path, bodies in GOOD.items():
             web.post(path, json=bodies[0], headers=HEADERS)
     asked = [line for line in lines_of(stream) if line["event"] == "asked"]
-    assert [line.get("prompt") for line in asked] == [PROMPT, PROMPT, None]
+    assert [line.get("prompt") for line in asked] == [PROMPT, PROMPT, None, PROMPT, None]
     assert asked[1]["images"] == ["image 32x32"]
     assert PROMPT in str(asked[2]["messages"])
     for mark in (KEY, INSIDE, PNG64[200:240]):
@@ -345,6 +364,7 @@ def test_a_server_and_its_engines_process_log_json_and_nothing_of_what_was_asked
     model_folder: Path, tmp_path: Path
 ) -> None:
     settings = {"LOG_FORMAT": "json", "LOG_LEVEL": "debug", "PORT": "0", "MODEL": str(model_folder)}
+    settings["DATA_DIR"] = str(tmp_path)
     environment = {f"HBRIDGE_{name}": value for name, value in settings.items()}
     command = [sys.executable, "-m", "service", "serve"]
     with subprocess.Popen(

@@ -27,6 +27,7 @@ from service.engine.scheduler import Priority
 from service.metrics import FORGETTING, Metrics
 from service.settings import Settings
 from tests.service.engine.toy import load
+from tests.service.local_client import local_client
 
 API = {
     *("requests_total", "requests_rejected_total", "requests_running", "requests_waiting", "queue_seconds"),
@@ -38,8 +39,6 @@ API = {
     *("fetch_blocked_total", "build_info"),
 }
 """What the API promises; all of them begin with hbridge_."""
-BESIDE = {"fetch_blocked_total"}
-"""Of the parts that count for themselves."""
 LABELS = {"task", "outcome", "reason", "priority", "mode", "stage", "version", "model", "le"}
 PEAK = 1e15
 REFUSED = {"prompt": "a", "n": 0}
@@ -64,7 +63,7 @@ def serve(gated_model: LoadedModel, gated: Any, wait_until: Callable[..., None])
     def run(**config: Any) -> Iterator[TestClient]:
         host = InlineEngine(lambda: gated_model, EngineConfig(**config))
         app = create_app(Settings(peak_flops=PEAK), Client(host, model_id="tiny"))
-        with TestClient(app, raise_server_exceptions=False) as web:
+        with local_client(app, raise_server_exceptions=False) as web:
             wait_until(lambda: web.get("/readyz").status_code == 200)
             yield web
             gated.gate.set()
@@ -77,7 +76,7 @@ def test_what_is_told_is_what_the_api_promises_each_with_its_kind_and_meaning(se
         text = web.get("/metrics").text
     told = {family.name: family for family in text_string_to_metric_families(text)}
     names = {name + ("_total" if family.type == "counter" else "") for name, family in told.items()}
-    assert names | {f"hbridge_{name}" for name in BESIDE} == {f"hbridge_{name}" for name in API}
+    assert names == {f"hbridge_{name}" for name in API}
     for name, family in told.items():
         assert family.documentation.endswith(".")
         assert family.type == "histogram" or not name.endswith(("_seconds_count", "_seconds_sum"))
@@ -286,6 +285,15 @@ def test_a_preview_and_a_fault_are_counted(serve: Serve, gated: Any) -> None:
     assert told['requests_total{outcome="ok",task="generate"}'] == 1
 
 
+def test_an_image_that_is_not_fetched_is_counted_by_the_reason(serve: Serve) -> None:
+    with serve() as web:
+        body = {"prompt": "a", "image": "https://127.0.0.1/a.png"}
+        assert web.post("/v1/edit", json=body).status_code == 400
+        told = values(web)
+    assert told['fetch_blocked_total{reason="disabled"}'] == 1
+    assert told['requests_total{outcome="rejected",task="edit"}'] == 1
+
+
 def test_every_refusal_is_counted_by_its_code(serve: Serve) -> None:
     with serve() as web:
         for body in ({"prompt": "a", "n": 0}, {"prompt": "a", "m": 0}, {"prompt": "a", "size": "17x17"}):
@@ -304,7 +312,7 @@ def test_restarts_of_the_engine_and_what_its_process_counts_are_counted_here(
 ) -> None:
     watch = WatchConfig(min_pause_seconds=0.01, max_pause_seconds=0.02)
     client = Client(EngineProcess(load, EngineConfig(num_threads=1), watch), model_id="toy")
-    with TestClient(create_app(Settings(), client)) as web:
+    with local_client(create_app(Settings(), client)) as web:
         for num_restarts in (0, 1):
             wait_until(lambda: web.get("/readyz").status_code == 200, 100)
             assert web.post("/v1/generate", json={"prompt": "a"}).status_code == 200

@@ -23,6 +23,7 @@ from service.settings import Settings
 from service.tracing import carrier, span
 from tests.service.collector import ERROR, SERVER, Collector, Told
 from tests.service.engine.toy import load
+from tests.service.local_client import local_client
 
 PAGE = set(re.findall(r"`[\w.]+`", (Path(__file__).parents[2] / "docs/watching.md").read_text("utf-8")))
 PARENT = f"00-{'ab' * 16}-{'cd' * 8}-01"
@@ -61,7 +62,7 @@ def traced(
             Settings(otlp_endpoint=f"{collector.endpoint}/", **settings),
             make_client(gated_model, max_waiting=0),
         )
-        with TestClient(app, raise_server_exceptions=False) as web:
+        with local_client(app, raise_server_exceptions=False) as web:
             wait_until(lambda: web.get("/readyz").status_code == 200)
             yield web
             gated.gate.set()
@@ -215,6 +216,16 @@ def test_a_refusal_is_an_admission_that_failed(collector: Collector, traced: Tra
     )
 
 
+def test_an_image_at_an_address_is_a_span_that_does_not_tell_the_address(
+    collector: Collector, traced: Tracing
+) -> None:
+    with traced() as web:
+        web.post("/v1/edit", json=GENERATE | {"image": "https://images.example/a.png?key=my%20secret"})
+    (fetch,) = below(collector, root(collector))
+    assert (fetch.name, fetch.status, fetch.message) == ("fetch", ERROR, "invalid_image")
+    assert b"images.example" not in collector.wire
+
+
 @pytest.mark.parametrize(("breaks", "stages"), [("prepare", STAGES[:1]), ("decode", STAGES)])
 def test_a_fault_is_an_error_of_its_stage_and_of_the_request_without_its_words(
     collector: Collector, traced: Tracing, gated: Any, breaks: str, stages: list[str]
@@ -317,7 +328,7 @@ def test_a_collector_that_is_gone_holds_nothing_up(
     with Collector() as gone:
         pass
     app = create_app(Settings(otlp_endpoint=gone.endpoint), make_client(gated_model))
-    with TestClient(app) as web:
+    with local_client(app) as web:
         wait_until(lambda: web.get("/readyz").status_code == 200)
         assert web.post("/v1/generate", json=GENERATE).status_code == 200
         begun = time.perf_counter()
@@ -329,7 +340,7 @@ def test_an_engine_in_its_own_process_is_followed_too(
     collector: Collector, wait_until: Callable[..., None]
 ) -> None:
     client = Client(EngineProcess(load, EngineConfig(num_threads=1)), model_id="toy")
-    with TestClient(create_app(Settings(otlp_endpoint=collector.endpoint), client)) as web:
+    with local_client(create_app(Settings(otlp_endpoint=collector.endpoint), client)) as web:
         wait_until(lambda: web.get("/readyz").status_code == 200, 100)
         timings = web.post("/v1/generate", json=GENERATE).json()["timings"]
     stages = below(collector, root(collector))

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -117,7 +118,9 @@ def noise() -> Callable[..., bytes]:
     """Return a function that makes a noisy picture, or a mask that lets its left half change."""
 
     def make(mode: str = "RGB") -> bytes:
-        image = Image.effect_noise((32, 32), 90).convert(mode)
+        values = np.random.default_rng(0).integers(0, 255, (32, 32, len(mode)), dtype=np.uint8)
+        values[..., 3:] = 255
+        image = Image.fromarray(values)
         if mode == "RGBA":
             image.paste((0, 0, 0, 0), (0, 0, 16, 32))
         file = BytesIO()
@@ -169,3 +172,10 @@ def test_lists_and_objects_of_a_form_have_brackets(web: TestClient, png: Callabl
     answer = web.post("/v1/edit", data=data, files={"image": png()}).json()
     assert answer["metadata"] == {"a": "1", "b c": "2"}
     assert answer["receipt"]["guidance"]["interval"] == [0.2, 1]
+
+
+def test_several_pictures_share_one_prefill(web: TestClient) -> None:
+    usages = [web.post("/v1/generate", json={"prompt": "b", "n": n}).json()["usage"] for n in (1, 3)]
+    read = [usage["prefilled_tokens"] + usage["cached_prompt_tokens"] for usage in usages]
+    assert read[0] == read[1]
+    assert usages[1]["image_tokens"] == 3 * usages[0]["image_tokens"]
