@@ -143,6 +143,7 @@ def _receipt(model: ModelCard, job: Job, drawing: Drawing, drawn: Drawn) -> Rece
         model=model.id,
         family=can.family,
         weights_sha256=model.weights_hash,
+        load_format=model.load_format,
         prompt=drawing.prompt,
         negative_prompt=drawing.negative_prompt,
         seed=drawn.seeds[0],

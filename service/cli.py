@@ -42,17 +42,32 @@ def serve(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
+    load_format: Annotated[
+        str | None,
+        typer.Option(help="auto, or random for random weights of the model's config (HBRIDGE_LOAD_FORMAT)."),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help="process, or inline for a thread of the server (HBRIDGE_ENGINE).")
     ] = None,
 ) -> None:
     """Serve the HTTP API. Options go before HBRIDGE_* in the environment."""
+    from service.hub import locate  # noqa: PLC0415
     from service.loading import create_client  # noqa: PLC0415
     from service.server import Server  # noqa: PLC0415
 
     with users_faults():
-        settings = settings_with(host=host, port=port, model=model, device=device, dtype=dtype, engine=engine)
+        settings = settings_with(
+            host=host,
+            port=port,
+            model=model,
+            device=device,
+            dtype=dtype,
+            load_format=load_format,
+            engine=engine,
+        )
         logs.configure(settings.log_format, settings.log_level, has_content=settings.log_content)
+        # A download may take longer than an engine may load; the engine then finds it in the cache.
+        locate(settings.model, weights=settings.load_format == "auto")
         server = Server(settings, create_client(settings))
         asyncio.run(server.run_until_stopped(greet))
 
@@ -161,12 +176,49 @@ def understand(
         typer.echo(local.ask(asked, settings, screen))
 
 
+def convert(
+    understanding: Annotated[str, typer.Argument(help="Qwen2.5-VL: a folder, or a Hugging Face id.")],
+    generation: Annotated[str, typer.Argument(help="OmniGen2: a folder, or a Hugging Face id.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; must not be there yet.")],
+    *,
+    bridge: Annotated[
+        Path | None, typer.Option(help="Trained weights of the bridge: a safetensors file, or a folder.")
+    ] = None,
+    start: Annotated[
+        str, typer.Option(help="identity or zero: where a bridge without weights begins.")
+    ] = "identity",
+    config: Annotated[
+        Path | None, typer.Option(help="JSON of fields of the config that are to differ from the defaults.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; as each weight is when left out.")
+    ] = None,
+) -> None:
+    """Make an hbridge checkpoint of two published models."""
+    from service.checkpoints import convert_models  # noqa: PLC0415
+
+    with users_faults():
+        convert_models(
+            understanding, generation, out, screen, bridge=bridge, start=start, config=config, dtype=dtype
+        )
+
+
+def size(model: Annotated[str, typer.Argument(help="Folder, short name, or Hugging Face id.")]) -> None:
+    """Count a model's weights and what they take in memory, from its config alone."""
+    from service.checkpoints import size_table  # noqa: PLC0415
+
+    with users_faults():
+        typer.echo(size_table(model))
+
+
 # Every command of `hbridge`, by name.
 COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve,
     "generate": generate,
     "edit": edit,
     "understand": understand,
+    "convert": convert,
+    "size": size,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -17,7 +17,13 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    model: str = Field("hbridge-tiny", description="Checkpoint folder, or the short name of a shipped one.")
+    model: str = Field(
+        "hbridge-tiny",
+        description="Checkpoint folder, short name of a shipped one, or a Hugging Face id at a commit.",
+    )
+    load_format: Literal["auto", "random"] = Field(
+        "auto", description="Weights from the checkpoint, or random ones of its config to measure speed."
+    )
     device: str = Field(
         "cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="PyTorch device, such as cpu or cuda:0."
     )

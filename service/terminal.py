@@ -17,7 +17,10 @@ screen = Console(stderr=True)
 
 USERS_FAULT = 2
 
-Model = Annotated[str | None, typer.Option(help="Checkpoint folder or short name (HBRIDGE_MODEL).")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Checkpoint folder, short name, or Hugging Face id at a commit (HBRIDGE_MODEL)."),
+]
 Device = Annotated[str | None, typer.Option(help="PyTorch device, such as cpu or cuda:0 (HBRIDGE_DEVICE).")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (HBRIDGE_DTYPE).")]
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from model.omnigen2.names import OMNIGEN2
+from service.checkpoints import size_table
 from service.settings import Settings
 from tests.service.test_metrics import API
 
@@ -62,6 +64,22 @@ QUIET = {
 needs_promtool = pytest.mark.skipif(
     not shutil.which("promtool"), reason="promtool, of Debian's package prometheus, is not installed"
 )
+
+
+ROW = re.compile(r"^\| `(\S+)` \| `(\S+)` \|$", re.MULTILINE)
+
+
+def test_the_sizes_are_those_that_the_command_prints() -> None:
+    text = (ROOT / "docs/checkpoints.md").read_text(encoding="utf-8")
+    for name in ("omnigen2", "hbridge"):
+        assert f"`hbridge size {name}`:\n\n{size_table(name)}\n" in text
+
+
+def test_the_names_are_those_of_the_tables() -> None:
+    text = (ROOT / "docs/checkpoints.md").read_text(encoding="utf-8")
+    rows = ROW.findall(text.partition("## Published names")[2])
+    assert len(rows) >= 7
+    assert all(OMNIGEN2.ours(published) == ours for published, ours in rows)
 
 
 def test_the_examples_of_the_model_api_run(

@@ -16,6 +16,7 @@ from model.family import Capabilities, Context, Depth, PreparedPrompt, Row, Size
 from model.flow import SOLVERS
 from model.hbridge.config import HBridgeConfig
 from model.hbridge.flops import HBridgeFlops
+from model.hbridge.names import HBRIDGE
 from model.hbridge.network import HBridgeNetwork
 from model.images import output_size, resize_reference
 from model.latents import build_autoencoder, decode_latent, draw_noise, encode_references
@@ -52,6 +53,8 @@ class HBridge:
         processor: Prompts to tokens and back.
         flops: What its calls take.
     """
+
+    names = HBRIDGE
 
     def __init__(self, config: HBridgeConfig, tokenizer: Tokenizer | None) -> None:
         self.config = config

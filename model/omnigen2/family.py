@@ -21,6 +21,7 @@ from model.latents import build_autoencoder, decode_latent, draw_noise, encode_r
 from model.omnigen2.config import LATENT_STRIDE, MAX_REFERENCES, OmniGen2CheckpointConfig, OmniGen2Config
 from model.omnigen2.flops import OmniGen2Flops
 from model.omnigen2.layout import Images, axis_starts
+from model.omnigen2.names import OMNIGEN2
 from model.omnigen2.transformer import OmniGen2Transformer
 from model.preview import Previewer
 from model.prompt import Prompt
@@ -75,6 +76,8 @@ class OmniGen2:
         processor: Prompts to tokens; None without a language model.
         flops: What its calls take.
     """
+
+    names = OMNIGEN2
 
     def __init__(self, config: OmniGen2CheckpointConfig, tokenizer: Tokenizer | None) -> None:
         self.config = config

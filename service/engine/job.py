@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from PIL.Image import Image
 
@@ -122,7 +123,8 @@ class ModelCard:
 
     Attributes:
         id: Its name on the wire.
-        weights_hash: SHA-256 over the weight files.
+        weights_hash: SHA-256 over the weight files; of random weights, over config and seed.
+        load_format: Whether the weights are the checkpoint's or random.
         backend: The attention backend.
         about: What the checkpoint says for people.
     """
@@ -133,6 +135,7 @@ class ModelCard:
     device: str
     dtype: str
     backend: str
+    load_format: Literal["auto", "random"] = "auto"
     about: About = field(default_factory=About)
 
 

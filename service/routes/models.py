@@ -45,7 +45,13 @@ async def show_capabilities(_: TenantDep, service: ReadyServiceDep) -> Capabilit
 
 
 def _card(service: Service) -> ModelCard:
-    return ModelCard(id=service.client.model_id, created=service.created)
+    client = service.client
+    return ModelCard(
+        id=client.model_id,
+        created=service.created,
+        weights_sha256=client.card.weights_hash if client.is_loaded else None,
+        load_format=service.settings.load_format,
+    )
 
 
 def _limits(service: Service) -> Limits:

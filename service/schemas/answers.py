@@ -79,7 +79,10 @@ class Receipt(Answer):
     task: Task
     model: str
     family: str
-    weights_sha256: str
+    weights_sha256: str = Field(description="Over the weight files; of random weights, over config and seed.")
+    load_format: Literal["auto", "random"] = Field(
+        description="Whether weights are the checkpoint's or random."
+    )
     prompt: str
     negative_prompt: str
     seed: int = Field(description="Of the first picture; picture i has seed + i.")
@@ -146,6 +149,10 @@ class ModelCard(Answer):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "hbridge"
+    weights_sha256: str | None = Field(description="As in receipts; null until the model is loaded.")
+    load_format: Literal["auto", "random"] = Field(
+        description="Whether weights are the checkpoint's or random."
+    )
 
 
 class ModelList(Answer):

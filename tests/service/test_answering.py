@@ -18,6 +18,7 @@ def test_an_answer_says_which_weights_made_it_and_how(loaded: LoadedModel) -> No
     )
     answer = images_answer(loaded.card, job, asked, Finished(result=drawn, timings=timings))
     assert answer.receipt.weights_sha256 == loaded.card.weights_hash
+    assert answer.receipt.load_format == "auto"
     assert (answer.receipt.seed, answer.receipt.n, answer.receipt.times) == (4, 2, list(drawn.times))
     assert [image.seed for image in answer.images] == [4, 5]
     assert {image.mime_type for image in answer.images} == {"image/webp"}
