@@ -3,18 +3,20 @@ from collections.abc import Callable
 import pytest
 
 from model.errors import PromptTooLong
+from service.app import create_app
 from service.deps import Service
 from service.engine.client import Client
 from service.engine.job import LoadedModel
 from service.errors import ModelNotFound
-from service.metrics import Metrics
 from service.settings import Settings
 
 
 @pytest.fixture
 def service(loaded: LoadedModel, make_client: Callable[..., Client]) -> Service:
     settings = Settings(max_prompt_chars=3, max_tokens=5)
-    return Service(settings=settings, client=make_client(loaded), metrics=Metrics(), created=0)
+    app = create_app(settings, make_client(loaded))
+    assert isinstance(app.state.service, Service)
+    return app.state.service
 
 
 def test_only_the_served_model_is_found(service: Service) -> None:

@@ -3,6 +3,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -197,4 +198,11 @@ def test_a_model_that_cannot_be_loaded_ends_the_server() -> None:
 
     server = Server(Settings(port=0), Client(InlineEngine(load, EngineConfig()), model_id="none"))
     with pytest.raises(BadCheckpoint, match="everything"):
+        asyncio.run(server.run_until_stopped(lambda url: None))
+
+
+def test_a_place_where_nothing_can_be_kept_ends_the_server(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    server = Server(Settings(port=0, data_dir=tmp_path, store_url=str(tmp_path / "file")), client)
+    with pytest.raises(SystemExit):
         asyncio.run(server.run_until_stopped(lambda url: None))
