@@ -16,7 +16,7 @@ from benchmarks.engine import Counts, measure_engine
 from benchmarks.load import Arrivals, Campaign, Mix, run_campaign
 from benchmarks.local_server import LocalServer
 from model.checkpoint import weights_hash
-from service.cli import settings_with, users_faults
+from service.terminal import settings_with, users_faults
 from training.record import invoked, write_record
 
 RESULTS = Path("benchmarks/results")

@@ -23,6 +23,7 @@ from time import perf_counter
 from typing import Any, Literal
 
 import httpx
+from httpx_sse import aconnect_sse
 from matplotlib.figure import Figure
 from prometheus_client.parser import text_string_to_metric_families
 from rich.live import Live
@@ -41,6 +42,8 @@ Arrivals = Literal["poisson", "burst"]
 TASKS = ("generate", "edit", "understand")
 QUANTILES = (0.5, 0.95, 0.99)
 BURST = 8
+FIRSTS = frozenset({"text_delta", "partial_image"})
+"""Events that show something of the answer."""
 AT_ONCE = 16
 """Requests under way in the closed loop that finds the capacity."""
 
@@ -71,7 +74,7 @@ class Outcome:
     Attributes:
         status: Of HTTP; 0 when no answer came.
         queue: As the server says.
-        first: Likewise, until the prompt was read, which gives an answer's first token.
+        first: Until the first words of an answer, or the first look at a picture, were here.
     """
 
     task: str
@@ -168,17 +171,23 @@ def _kind(status: int) -> str:
 
 
 async def shoot(client: httpx.AsyncClient, shot: Shot, run: Run) -> None:
-    """Send one request and note what comes of it."""
+    """Send one request, follow its stream and note what comes of it."""
     due = run.begun + shot.due
     run.num_sent += 1
-    status = 0
-    timings: dict[str, float] = {}
+    status, queue, first = 0, None, None
+    looks = {} if shot.task == "understand" else {"partial_images": 1}
+    body = {**shot.body, **looks, "stream": True}
     with suppress(httpx.HTTPError):
-        response = await client.post(f"/v1/{shot.task}", json=shot.body)
-        status = response.status_code
-        timings = response.json().get("timings") or {}
-    queue = timings.get("queue")
-    first = None if queue is None else queue + timings["prefill"]
+        async with aconnect_sse(client, "POST", f"/v1/{shot.task}", json=body) as source:
+            if source.response.status_code != httpx.codes.OK:
+                status = source.response.status_code
+                await source.response.aread()
+            else:
+                async for event in source.aiter_sse():
+                    if event.event in FIRSTS and first is None:
+                        first = perf_counter() - due
+                    if event.event == "completed":
+                        status, queue = 200, event.json()["timings"]["queue"]
     total = perf_counter() - due
     run.outcomes.append(
         Outcome(task=shot.task, due=shot.due, total=total, status=status, queue=queue, first=first)
@@ -292,8 +301,9 @@ def page(report: Mapping[str, Any], picture: str) -> str:
         "# Load",
         "",
         f"Made by `{report['command']}` on {report['device']}, commit {report['commit']}.",
-        "Seconds; totals count from when a request was due, queue and first as the server says.",
-        "*First* is until the prompt was read, which gives an answer's first token.",
+        "Seconds, from when a request was due; queue is what the server says of itself.",
+        "*First* is until the first words of an answer, or the first look at a picture in the middle of its",
+        "steps, were here.",
         "",
         f"Capacity: {capacity['throughput']} requests a second; device busy: {capacity['device_busy']:.0%}.",
         "",

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Self
 
 import httpx
@@ -20,7 +20,7 @@ ENGINE = "service.engine.child"
 
 
 class LocalServer:
-    """`hbridge serve` on a free port, from its first ready answer to its stop.
+    """`hbridge serve` on a free port and with data of its own, from its first ready answer to its stop.
 
     Args:
         settings: HBRIDGE_* variables beside those of this process.
@@ -28,7 +28,9 @@ class LocalServer:
 
     def __init__(self, **settings: str) -> None:
         self._port = free_port()
-        self._environment = {**os.environ, **settings}  # noqa: TID251 - the server is a process of its own
+        self._data = TemporaryDirectory(prefix="local-server-")
+        own = {"HBRIDGE_DATA_DIR": self._data.name} | settings
+        self._environment = {**os.environ, **own}  # noqa: TID251 - the server is a process of its own
         self._log = TemporaryFile()  # noqa: SIM115 - closed on the way out
         self._process: subprocess.Popen[bytes]
 
@@ -52,6 +54,7 @@ class LocalServer:
             self._process.kill()
             self._process.wait()
             self._log.close()
+            self._data.cleanup()
 
     @property
     def url(self) -> str:

@@ -2,29 +2,32 @@
 
 import hashlib
 import json
-import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from model.digest import file_digests
 from model.errors import BadCheckpoint
+from model.names import Names
 from model.qwen_vl.tokenizer import FILES as TOKENIZER_FILES
-from model.registry import FAMILIES, LoadableFamily, family_name, resolve
-from model.stored_tensor import StoredTensor, list_tensors, parts, read_json, read_tensors
+from model.registry import FAMILIES, PUBLISHED, LoadableFamily, family_name, resolve
+from model.shards import MAX_SHARD_BYTES, write_shards
+from model.stored_tensor import OnProgress, StoredTensor, list_tensors, parts, read_json, read_tensors
 
-OPTIONAL = ("srt_proj", "vae")
-SPARE = re.compile(r"(^|\.)(lm_head\.weight|rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq)$")
 PIPELINES = {"OmniGen2Pipeline": "omnigen2", "OmniGen2ChatPipeline": "omnigen2"}
-MAX_SHARD_BYTES = 4 * 1024**3
+READABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def load(
-    checkpoint: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    checkpoint: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    on_progress: OnProgress | None = None,
 ) -> LoadableFamily:
     """Load a checkpoint.
 
@@ -32,19 +35,26 @@ def load(
         checkpoint: A folder, or a shipped checkpoint's short name.
         device: Where to put it.
         dtype: Of the weights in memory, whatever it is on disk.
+        on_progress: Called with the bytes that are read and with those that there are.
 
     Raises:
         BadCheckpoint: Lists everything that is wrong with the folder.
     """
     folder = resolve(checkpoint)
+    if folder.parent == PUBLISHED:
+        raise BadCheckpoint(
+            f"{checkpoint} is a published model, of which only configs are here: name its folder"
+        )
     family = build(read_config(folder), folder)
-    stored = list_tensors(folder)
-    for part in OPTIONAL:
+    stored = list_tensors(folder, family.names)
+    for part in family.names.optional:
         if hasattr(family.module, part) and not any(name.startswith(f"{part}.") for name in stored):
             setattr(family.module, part, None)
     ours = family.module.state_dict()
-    _check(ours, stored, folder)
-    family.module.load_state_dict(read_tensors(stored, ours, torch.device(device), dtype), assign=True)
+    check(ours, stored, family.names, folder)
+    weights = read_tensors(stored, ours, torch.device(device), dtype, on_progress)
+    shaped = {name: weight.view(ours[name].shape) for name, weight in weights.items()}
+    family.module.load_state_dict(shaped, assign=True)
     family.module.requires_grad_(False).eval()
     return family
 
@@ -52,11 +62,18 @@ def load(
 def build(config: Mapping[str, Any], folder: Path | None = None) -> LoadableFamily:
     """Build a family without memory for its weights.
 
+    Args:
+        config: Content of a config.json.
+        folder: Holds the tokenizer, if there is one.
+
     Raises:
         BadCheckpoint: The config is not understood.
     """
-    with torch.device("meta"):
-        return FAMILIES[family_name(config)].from_config(config, folder)
+    try:
+        with torch.device("meta"):
+            return FAMILIES[family_name(config)].from_config(config, folder)
+    except BadCheckpoint as error:
+        raise BadCheckpoint(f"{folder}: {error}" if folder else str(error)) from error
 
 
 def build_random(
@@ -73,8 +90,11 @@ def build_random(
         config: Content of a config.json.
         folder: Holds the tokenizer, if there is one.
         seed: Gives the same weights on the same device.
-        device: Where to put it.
+        device: Where to put it; the weights are drawn there.
         dtype: Of the weights.
+
+    Raises:
+        BadCheckpoint: The config is not understood.
     """
     family = build(config, folder)
     family.module.to(dtype).to_empty(device=device)
@@ -102,26 +122,51 @@ def save(
         tokenizer_from: A folder whose tokenizer files to copy.
         max_shard_bytes: Larger checkpoints are split.
     """
+    weights = family.module.state_dict()
+
+    def read(names: Sequence[str]) -> dict[str, Tensor]:
+        return {name: weights[name].detach().cpu().contiguous() for name in names}
+
     folder.mkdir(parents=True, exist_ok=True)
-    shards = list(_shards(family.module.state_dict(), max_shard_bytes))
-    if len(shards) == 1:
-        save_file(shards[0], folder / "model.safetensors", metadata={"format": "pt"})
-    else:
-        _save_shards(shards, folder)
+    (folder / "config.json").unlink(missing_ok=True)
+    write_shards(folder, {name: weight.nbytes for name, weight in weights.items()}, read, max_shard_bytes)
     if tokenizer_from is not None:
         for name in TOKENIZER_FILES:
             if (tokenizer_from / name).is_file():
                 shutil.copyfile(tokenizer_from / name, folder / name)
-    _write_json(folder / "config.json", {"family": family.capabilities.family, **family.config.to_dict()})
+    write_config(folder, {"family": family.capabilities.family, **family.config.to_dict()})
 
 
-def weights_hash(checkpoint: str | Path) -> str:
-    """Return the SHA-256 over the SHA-256 of a checkpoint's weight files, in order of their paths."""
-    total = hashlib.sha256()
-    for file in sorted({stored.file for stored in list_tensors(resolve(checkpoint)).values()}):
-        with file.open("rb") as opened:
-            total.update(hashlib.file_digest(opened, "sha256").digest())
-    return total.hexdigest()
+def weights_hash(checkpoint: str | Path, *, kept: Path | None = None) -> str:
+    """Return the SHA-256 over the SHA-256 of a checkpoint's weight files, in order of their paths.
+
+    Args:
+        checkpoint: As load takes it.
+        kept: A folder for the files' own hashes, so that a file that stays as it is, is read once.
+
+    Raises:
+        BadCheckpoint: Files are missing or broken.
+    """
+    files = sorted({stored.file for stored in list_tensors(resolve(checkpoint)).values()})
+    return hashlib.sha256(b"".join(file_digests(files, kept))).hexdigest()
+
+
+def random_hash(config: Mapping[str, Any], seed: int) -> str:
+    """Return what names build_random's weights as weights_hash names those of files: over config and seed."""
+    return hashlib.sha256(json.dumps(["random", seed, config], sort_keys=True).encode()).hexdigest()
+
+
+def count_weights(config: Mapping[str, Any]) -> dict[str, int]:
+    """Count a family's weights, part by part, without memory for them.
+
+    Raises:
+        BadCheckpoint: The config is not understood.
+    """
+    counts: dict[str, int] = {}
+    for name, weight in build(config).module.named_parameters():
+        part = name.partition(".")[0]
+        counts[part] = counts.get(part, 0) + weight.numel()
+    return counts
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -141,41 +186,51 @@ def read_config(folder: Path) -> dict[str, Any]:
     }
 
 
-def _check(ours: Mapping[str, Tensor], theirs: Mapping[str, StoredTensor], folder: Path) -> None:
-    problems = [f"missing {name}" for name in ours.keys() - theirs.keys()]
-    problems += [f"left over {name}" for name in theirs.keys() - ours.keys() if not SPARE.search(name)]
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write a config.json."""
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def check(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, StoredTensor], names: Names, where: str | Path
+) -> None:
+    """Compare what a network needs with what is stored.
+
+    Args:
+        ours: What is needed.
+        theirs: What is stored, under our names.
+        names: Say what may be left over.
+        where: Begins the message.
+
+    Raises:
+        BadCheckpoint: Lists what is missing, left over, or of another shape or type, in order.
+    """
+    problems = list(_missing(ours, theirs))
     problems += [
-        f"{name} has shape {list(theirs[name].shape)}, not {list(ours[name].shape)}"
-        for name in ours.keys() & theirs.keys()
-        if theirs[name].shape != tuple(ours[name].shape)
+        f"left over {name} in {theirs[name].file.name}"
+        for name in theirs.keys() - ours.keys()
+        if not names.is_spare(name)
     ]
+    for name in ours.keys() & theirs.keys():
+        stored, shape = theirs[name], tuple(ours[name].shape)
+        # A product with a matrix may be stored as a convolution with kernels of one pixel.
+        if stored.shape not in (shape, (*shape, 1, 1)):
+            problems.append(f"{name} in {stored.file.name} has shape {list(stored.shape)}, not {list(shape)}")
+        if stored.dtype not in READABLE:
+            problems.append(f"{name} in {stored.file.name} is {stored.dtype}, which is no float that is read")
     if problems:
-        raise BadCheckpoint(f"{folder}: " + "; ".join(sorted(problems)))
+        raise BadCheckpoint(f"{where}: " + "; ".join(sorted(problems)))
 
 
-def _shards(weights: Mapping[str, Tensor], max_bytes: int) -> Iterator[dict[str, Tensor]]:
-    shard: dict[str, Tensor] = {}
-    num_bytes = 0
-    for name, weight in weights.items():
-        if shard and num_bytes + weight.nbytes > max_bytes:
-            yield shard
-            shard, num_bytes = {}, 0
-        shard[name] = weight.detach().cpu().contiguous()
-        num_bytes += weight.nbytes
-    yield shard
-
-
-def _save_shards(shards: list[dict[str, Tensor]], folder: Path) -> None:
-    index: dict[str, str] = {}
-    for i, shard in enumerate(shards):
-        name = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, folder / name, metadata={"format": "pt"})
-        index |= dict.fromkeys(shard, name)
-    total = sum(weight.nbytes for shard in shards for weight in shard.values())
-    _write_json(
-        folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index}
-    )
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def _missing(ours: Mapping[str, Tensor], theirs: Mapping[str, StoredTensor]) -> Iterator[str]:
+    """Say what is missing; a part of which nothing is there in one phrase."""
+    there = {name.partition(".")[0] for name in theirs}
+    absent: dict[str, int] = {}
+    for name in ours.keys() - theirs.keys():
+        part, dot, _ = name.partition(".")
+        if dot and part not in there:
+            absent[part] = absent.get(part, 0) + 1
+        else:
+            yield f"missing {name}"
+    for part, count in absent.items():
+        yield f"missing {part}.* ({count} tensors)"

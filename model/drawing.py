@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from PIL.Image import Image
+from PIL.Image import Image, composite
 from torch import Tensor
 
 from model.errors import BadRequest, MissingCapability, TooManyReferences, UnsupportedSize
@@ -21,6 +21,7 @@ class Drawing:
     Attributes:
         prompt: What to draw, or the instruction of an edit.
         images: Pictures to edit, in the order the prompt means them; none to generate.
+        mask: Of an edit, in mode "1": True where the first image may change; the rest comes back as it was.
         size: None takes the family's default, or the size of the first image.
         n: Pictures from one prefill; picture i uses seed + i.
         seed: None draws one.
@@ -30,6 +31,7 @@ class Drawing:
     prompt: str
     negative_prompt: str = ""
     images: tuple[Image, ...] = ()
+    mask: Image | None = None
     size: Size | None = None
     n: int = 1
     seed: int | None = None
@@ -37,7 +39,14 @@ class Drawing:
     guidance_scale: float | None = None
     image_guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float | None = None
     solver: str = "euler"
+
+    def masked(self, pictures: Sequence[Image]) -> tuple[Image, ...]:
+        """Return pictures of this drawing, equal to its first image wherever the mask lets nothing change."""
+        if self.mask is None:
+            return tuple(pictures)
+        return tuple(composite(picture, self.images[0], self.mask) for picture in pictures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +77,7 @@ def plan_drawing(family: Family, drawing: Drawing) -> Plan:
         raise BadRequest(f"n {drawing.n} must be at least 1", param="n")
     size = drawing.size or (family.output_size(drawing.images) if drawing.images else can.default_size)
     check_size(size, can)
+    check_mask(drawing, size)
     steps = drawing.num_inference_steps
     num_steps = can.num_inference_steps if steps is None else steps
     check_num_steps(num_steps)
@@ -81,6 +91,7 @@ def plan_drawing(family: Family, drawing: Drawing) -> Plan:
         if drawing.images
         else 1.0,
         interval=drawing.guidance_interval or can.guidance_interval,
+        rescale=can.guidance_rescale if drawing.guidance_rescale is None else drawing.guidance_rescale,
     )
     branch_prompts = {
         Branch.FULL: Prompt.draw(drawing.prompt, drawing.images),
@@ -113,6 +124,32 @@ def check_size(size: Size, can: Capabilities) -> None:
             f"{can.max_side}, with at most {can.max_pixels} pixels in all",
             param="size",
         )
+
+
+def check_mask(drawing: Drawing, size: Size) -> None:
+    """Refuse a mask that does not lie on the first image, or a size that is not that image's.
+
+    Raises:
+        BadRequest: Says what to change.
+    """
+    if drawing.mask is None:
+        return
+    if not drawing.images:
+        raise BadRequest("a mask needs an image to edit", param="mask")
+    image, mask = Size(*drawing.images[0].size), Size(*drawing.mask.size)
+    if mask != image:
+        raise BadRequest(f"the mask is {mask}, the first image {image}; make them the same", param="mask")
+    if size == image:
+        return
+    if drawing.size is not None:
+        raise BadRequest(
+            f"with a mask the size is the first image's; leave it out or say {image}", param="size"
+        )
+    raise UnsupportedSize(
+        f"with a mask the picture is as large as the first image, and {image} is not possible; "
+        f"bring image and mask to {size}",
+        param="image",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +187,7 @@ class Easel:
         latents = [family.noise(plan.size, seed) for seed in plan.seeds]
         times = time_grid(plan.num_steps, *latents[0].shape[1:], name=can.grid)
         self.plan, self.contexts = plan, contexts
+        self._drawing = drawing
         self.walks = [Walk(latent_CYX, times, drawing.solver) for latent_CYX in latents]
         self.references = tuple(references)
         self.usage = Usage(
@@ -217,7 +255,7 @@ class Easel:
         """Sign the decoded pictures."""
         assert self.is_done, "a drawing ends when its latents have arrived"
         return Drawn(
-            images=tuple(pictures),
+            images=self._drawing.masked(pictures),
             seeds=self.plan.seeds,
             size=self.plan.size,
             guidance=self.plan.guidance,

@@ -5,6 +5,7 @@ ModelError
 │   ├── PromptTooLong
 │   ├── UnsupportedSize
 │   ├── InvalidImage
+│   │   └── ImageTooLarge
 │   └── TooManyReferences
 ├── BadCheckpoint              a folder that is not what its config says; names files and tensors
 ├── MissingCapability          this family or checkpoint cannot do the task at all
@@ -38,6 +39,13 @@ class UnsupportedSize(BadRequest):
 
 class InvalidImage(BadRequest):
     """Bytes that are no picture, or a picture beyond the limits."""
+
+    def __init__(self, message: str, *, param: str | None = "image") -> None:
+        super().__init__(message, param=param)
+
+
+class ImageTooLarge(InvalidImage):
+    """A picture with more bytes or pixels than are opened."""
 
 
 class TooManyReferences(BadRequest):

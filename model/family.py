@@ -47,6 +47,7 @@ class Capabilities:
         edit_guidance_scale: Default text guidance for edit.
         image_guidance_scale: Default image guidance for edit; 1 is off.
         guidance_interval: Default interval in which guidance works.
+        guidance_rescale: Default share of the way back to the unguided spread; 0 is off.
         guidance_clock: What the interval counts: flow time, or step index over number of steps.
         grid: Name of the time grid in model.flow.
     """
@@ -67,6 +68,7 @@ class Capabilities:
     edit_guidance_scale: float
     image_guidance_scale: float
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_rescale: float = 0.0
     guidance_clock: Literal["time", "step"] = "time"
     grid: str = "omnigen2"
 
@@ -119,6 +121,11 @@ class PreparedPrompt(Protocol):
     @property
     def depth(self) -> Depth:
         """What its context will hold."""
+        ...
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Of its tokens, those of images."""
         ...
 
     @property

@@ -31,19 +31,23 @@ class Guidance:
         text: Text scale; 1 or less turns guidance off.
         image: Image scale; 1 or less leaves out the branch of its own.
         interval: Guided while low <= clock <= high, in the family's clock.
+        rescale: How far to bring a guided velocity back to the spread of the full branch; 0 is not at all.
     """
 
     text: float = 1.0
     image: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse an interval outside [0, 1]."""
+        """Refuse an interval or a rescale outside [0, 1]."""
         low, high = self.interval
         if not 0 <= low <= high <= 1:
             raise BadRequest(
                 f"guidance_interval [{low}, {high}] must rise within [0, 1]", param="guidance_interval"
             )
+        if not 0 <= self.rescale <= 1:
+            raise BadRequest(f"guidance_rescale {self.rescale} must be 0 to 1", param="guidance_rescale")
 
     def branches(self, clock: float, *, has_references: bool) -> tuple[Branch, ...]:
         """Return the branches that a step at this clock needs, FULL first."""
@@ -68,6 +72,16 @@ class Guidance:
             return full
         no_image = velocities[Branch.NO_IMAGE]
         if Branch.NO_TEXT not in velocities:
-            return no_image + self.text * (full - no_image)
-        no_text = velocities[Branch.NO_TEXT]
-        return no_image + self.image * (no_text - no_image) + self.text * (full - no_text)
+            guided = no_image + self.text * (full - no_image)
+        else:
+            no_text = velocities[Branch.NO_TEXT]
+            guided = no_image + self.image * (no_text - no_image) + self.text * (full - no_text)
+        return rescaled(guided, full, self.rescale) if self.rescale else guided
+
+
+def rescaled(guided: Tensor, full: Tensor, share: float) -> Tensor:
+    """Bring a guided velocity's standard deviation to that of the full branch, by this share of the way.
+
+    Source: Lin et al. 2023, arXiv:2305.08891, section 3.4.
+    """
+    return guided * (share * full.std() / guided.std() + (1 - share))

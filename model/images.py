@@ -1,28 +1,44 @@
 """Picture files to tensors and back, and the rules of sizes.
 
-Whatever comes from outside is bounded before it is decoded: bytes first, then pixels.
+What comes from outside is bounded before it is decoded: bytes first, then pixels. model/image_file.py says
+what of a file a decoder gets.
 
 Shapes: H and W pixels.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from model.errors import BadRequest, InvalidImage
+from model.errors import BadRequest, ImageTooLarge, InvalidImage
 from model.family import Capabilities, Size
+from model.image_file import PNG, FileFormat, ImageFile, read_image_file
 
 Format = Literal["png", "jpeg", "webp"]
-INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_BYTES = 32 * 1024 * 1024
 MAX_PIXELS = 64 * 1024 * 1024
 WHITE = (255, 255, 255)
+MEDIA_TYPES: Mapping[FileFormat, str] = {
+    "PNG": "image/png",
+    "JPEG": "image/jpeg",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+}
+UPRIGHT: Mapping[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -37,25 +53,50 @@ def to_pictures(pixels: Sequence[Tensor]) -> list[Image.Image]:
     return [Image.fromarray(array) for array in arrays]
 
 
-def open_image(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(
+    data: bytes,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    media_type: str | None = None,
+) -> Image.Image:
     """Decode a picture from outside into plain 8-bit RGB.
 
     Turned upright as its EXIF says, metadata dropped, transparency over white, first frame of an animation.
 
+    Args:
+        data: A PNG, JPEG, WEBP or GIF file.
+        max_bytes: Most bytes of the file.
+        max_pixels: Most pixels of the picture.
+        media_type: What the file is said to be, such as image/png; None says nothing.
+
     Raises:
-        InvalidImage: Too many bytes or pixels, not one of the formats read, or broken.
+        ImageTooLarge: Too many bytes, or a header that says too many pixels; nothing was decoded.
+        InvalidImage: Not one of the formats read, not what it is said to be, or broken.
     """
-    if len(data) > max_bytes:
-        raise InvalidImage(f"the image has {len(data)} bytes, {max_bytes} at most", param="image")
-    try:
-        with Image.open(BytesIO(data), formats=INPUT_FORMATS) as image:
-            _check_pixels(image, max_pixels)
-            return _plain(ImageOps.exif_transpose(image))
-    except InvalidImage:
-        raise
-    except Exception as error:  # decoders raise all kinds of errors on broken files
-        names = ", ".join(INPUT_FORMATS)
-        raise InvalidImage(f"the image cannot be read as {names}, or is broken", param="image") from error
+    return _decode(data, max_bytes, max_pixels, media_type, _plain)
+
+
+def open_mask(
+    data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS, media_type: str | None = None
+) -> Image.Image:
+    """Decode a mask from outside into mode "1": True where a picture may change.
+
+    That is where it is wholly transparent, or, where nothing of it is transparent, white.
+
+    Args:
+        data: A PNG file.
+        max_bytes: As in open_image.
+        max_pixels: As in open_image.
+        media_type: As in open_image.
+
+    Raises:
+        ImageTooLarge: As in open_image.
+        InvalidImage: As in open_image, or no PNG.
+    """
+    if not data.startswith(PNG):
+        raise InvalidImage("the mask must be a PNG")
+    return _decode(data, max_bytes, max_pixels, media_type, _mask)
 
 
 def encode_image(image: Image.Image, image_format: Format = "png", compression: int | None = None) -> bytes:
@@ -104,22 +145,62 @@ def output_size(references: Sequence[Image.Image], can: Capabilities) -> Size:
     return Size(max(fitted.width, can.min_side), max(fitted.height, can.min_side))
 
 
-def _check_pixels(image: Image.Image, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        raise InvalidImage(
-            f"the image has {image.width}x{image.height} pixels, {max_pixels} in all at most", param="image"
-        )
+def _decode(
+    data: bytes,
+    max_bytes: int,
+    max_pixels: int,
+    media_type: str | None,
+    convert: Callable[[Image.Image], Image.Image],
+) -> Image.Image:
+    if len(data) > max_bytes:
+        raise ImageTooLarge(f"the image has {len(data)} bytes, {max_bytes} at most")
+    file = read_image_file(data, max_pixels=max_pixels)
+    if media_type not in (None, MEDIA_TYPES[file.format]):
+        raise InvalidImage(f"the image is said to be {media_type}, but is {MEDIA_TYPES[file.format]}")
+    try:
+        picture = convert(_load(file))
+    except Exception as error:  # decoders raise all kinds of errors on broken files
+        raise InvalidImage(f"the image begins as {file.format}, but is truncated or broken") from error
+    picture.info = {}
+    turn = UPRIGHT.get(file.orientation)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _load(file: ImageFile) -> Image.Image:
+    with Image.open(BytesIO(file.data), formats=(file.format,)) as image:
+        if image.size != (file.width, file.height):
+            raise ValueError("the decoder reads another size than was checked")
+        image.load()
+        return image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return a picture of 16-bit greys in 8 bits; every other one as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    values_HW = np.asarray(image)
+    greys_HW = np.rint(np.arange(2**16) / 257).astype(np.uint8)[values_HW]
+    if "transparency" not in image.info:
+        return Image.fromarray(greys_HW)
+    opacity_HW = np.where(values_HW == image.info["transparency"], 0, 255).astype(np.uint8)
+    return Image.merge("LA", (Image.fromarray(greys_HW), Image.fromarray(opacity_HW)))
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        image = Image.fromarray(
-            (np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8)
-        )
+    image = _eight_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    clear = image.convert("RGBA")
     plain = Image.new("RGB", image.size, WHITE)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        plain.paste(image, mask=image.getchannel("A"))
-    else:
-        plain.paste(image.convert("RGB"))
+    plain.paste(clear, mask=clear)
     return plain
+
+
+def _mask(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        opacity_HW = np.asarray(_eight_bits(image).convert("RGBA").getchannel("A"))
+        if opacity_HW.min() < 255:
+            return Image.fromarray(opacity_HW == 0)
+    if image.mode.startswith("I"):
+        return Image.fromarray(np.asarray(image) == 2**16 - 1)
+    return Image.fromarray((np.asarray(image.convert("RGB")) == 255).all(-1))

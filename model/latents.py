@@ -14,6 +14,28 @@ from torch import Tensor, nn
 from model.errors import BadCheckpoint, MissingCapability
 from model.family import Size
 from model.images import to_tensor
+from model.names import PartNames
+
+AUTOENCODER = PartNames(
+    renamed=(
+        (r"\bmid\.block_1\.", "mid_block.resnets.0."),
+        (r"\bmid\.block_2\.", "mid_block.resnets.1."),
+        (r"\bmid\.attn_1\.norm\.", "mid_block.attentions.0.group_norm."),
+        (r"\bmid\.attn_1\.([qkv])\.", r"mid_block.attentions.0.to_\1."),
+        (r"\bmid\.attn_1\.proj_out\.", "mid_block.attentions.0.to_out.0."),
+        (r"\bdown\.(\d)\.block\.", r"down_blocks.\1.resnets."),
+        (r"\bdown\.(\d)\.downsample\.", r"down_blocks.\1.downsamplers.0."),
+        (r"\bup\.0\.", "up_blocks.3."),
+        (r"\bup\.1\.", "up_blocks.2."),
+        (r"\bup\.2\.", "up_blocks.1."),
+        (r"\bup\.3\.", "up_blocks.0."),
+        (r"\bup_blocks\.(\d)\.block\.", r"up_blocks.\1.resnets."),
+        (r"\bup_blocks\.(\d)\.upsample\.", r"up_blocks.\1.upsamplers.0."),
+        (r"\bnin_shortcut\.", "conv_shortcut."),
+        (r"^(encoder|decoder)\.norm_out\.", r"\1.conv_norm_out."),
+    )
+)
+"""Ours are diffusers' names; the others are those of FLUX's own `ae.safetensors`, which has four levels."""
 
 
 def build_autoencoder(config: Mapping[str, Any]) -> nn.Module:

@@ -24,8 +24,10 @@ def draw(family: Family, drawing: Drawing, listener: Listener = ignore) -> Drawn
     """
     plan = plan_drawing(family, drawing)
     listener(Progress(stage="prefill", done=0, total=1))
-    contexts = dict(zip(plan.prompts, family.prefill(list(plan.prompts.values())), strict=True))
+    prompts = [family.prepare(prompt) for prompt in plan.prompts.values()]
+    contexts = dict(zip(plan.prompts, family.prefill(prompts), strict=True))
     easel = Easel(family, drawing, plan, contexts, family.encode(drawing.images))
+    easel.usage.prompt_image_tokens = prompts[0].num_image_tokens
     while not easel.is_done:
         listener(Progress(stage="denoise", done=easel.num_done, total=plan.num_steps))
         easel.advance(family.velocity(easel.rows()))
@@ -42,10 +44,11 @@ def answer(family: Family, question: Question, listener: Listener = ignore) -> A
         MissingCapability: The checkpoint does not answer.
         Cancelled: The listener asked to stop.
     """
-    prompt = read_question(question, family.capabilities)
+    prompt = family.prepare(read_question(question, family.capabilities))
     listener(Progress(stage="prefill", done=0, total=1))
     (context,) = family.prefill([prompt])
     reply = Reply(family, question, context)
+    reply.usage.prompt_image_tokens = prompt.num_image_tokens
     while not reply.is_done:
         done = len(reply.tokens)
         listener(Progress(stage="answer", done=done, total=question.max_tokens, text=reply.text))

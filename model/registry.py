@@ -9,13 +9,21 @@ from torch import nn
 from model.errors import BadCheckpoint
 from model.family import Family
 from model.hbridge.family import HBridge
+from model.names import Names
 from model.omnigen2.family import OmniGen2
 
 SHIPPED = Path(__file__).parent / "checkpoints"
+PUBLISHED = Path(__file__).parent / "published"
 
 
 class LoadableFamily(Family, Protocol):
-    """A family that can be built from a config and filled with weights."""
+    """A family that can be built from a config and filled with weights.
+
+    Attributes:
+        names: What checkpoints may call its tensors.
+    """
+
+    names: Names
 
     @property
     def module(self) -> nn.Module:
@@ -32,12 +40,14 @@ FAMILIES: dict[str, type[LoadableFamily]] = {"hbridge": HBridge, "omnigen2": Omn
 
 
 def resolve(name_or_folder: str | Path) -> Path:
-    """Return the folder of a checkpoint given as a folder or a shipped one's short name.
+    """Return the folder of a checkpoint given as a folder or a short name.
+
+    Short names are those of shipped checkpoints, and of published models of which only the configs are here.
 
     Raises:
         BadCheckpoint: It is neither.
     """
-    for folder in (Path(name_or_folder), SHIPPED / name_or_folder):
+    for folder in (Path(name_or_folder), SHIPPED / name_or_folder, PUBLISHED / name_or_folder):
         if folder.is_dir():
             return folder
     shipped = sorted(file.parent.name for file in SHIPPED.glob("*/config.json"))
@@ -53,5 +63,6 @@ def family_name(config: Mapping[str, Any]) -> str:
     bridged = {"understanding", "generation"} <= config.keys()
     name = config.get("family", "hbridge" if bridged else None)
     if name not in FAMILIES:
-        raise BadCheckpoint(f"config.family {name!r} must be one of {', '.join(FAMILIES)}")
+        foreign = f"; its model_type is {config['model_type']!r}" if "model_type" in config else ""
+        raise BadCheckpoint(f"config.family {name!r} must be one of {', '.join(FAMILIES)}{foreign}")
     return str(name)

@@ -15,6 +15,7 @@ class Usage:
 
     Attributes:
         prompt_tokens: Tokens of the full branch's prompt.
+        prompt_image_tokens: Of these, its images'.
         prefilled_tokens: Tokens that went through the understanding side, over all branches.
         cached_prompt_tokens: Tokens that did not have to, because they were read before.
         image_tokens: Latent patches made, over all pictures.
@@ -24,6 +25,7 @@ class Usage:
     """
 
     prompt_tokens: int = 0
+    prompt_image_tokens: int = 0
     prefilled_tokens: int = 0
     cached_prompt_tokens: int = 0
     image_tokens: int = 0

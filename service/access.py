@@ -12,7 +12,14 @@ from service.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-TASKS = {"/v1/generate": "generate", "/v1/edit": "edit", "/v1/understand": "understand"}
+TASKS = {
+    "/v1/generate": "generate",
+    "/v1/edit": "edit",
+    "/v1/understand": "understand",
+    "/v1/images/generations": "generate",
+    "/v1/images/edits": "edit",
+    "/v1/chat/completions": "understand",
+}
 QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 
@@ -43,11 +50,13 @@ class Access:
         try:
             await self._app(scope, receive, send_named)
         finally:
-            self._note(scope, status, time.perf_counter() - begun)
+            # A stream that has begun well may still end otherwise.
+            self._note(scope, state.get("error_status", status), time.perf_counter() - begun)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         code = scope["state"].get("error_code")
-        if scope["method"] == "POST" and (task := TASKS.get(scope["path"])):
+        task = scope["state"].get("task") or TASKS.get(scope["path"])
+        if scope["method"] == "POST" and task:
             self._metrics.answered(task, outcome_of(status), seconds)
             if outcome_of(status) == "rejected":
                 self._metrics.rejected(code or "unknown")
@@ -58,8 +67,11 @@ class Access:
             "status": status,
             "seconds": seconds,
         }
+        state = scope["state"]
+        named = {"code": code, "end_user": state.get("end_user"), "tenant": state.get("tenant")}
+        fields |= {name: value for name, value in named.items() if value}
         level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
-        log.log(level, "request", extra=fields | ({"code": code} if code else {}))
+        log.log(level, "request", extra=fields)
 
 
 def outcome_of(status: int) -> str:

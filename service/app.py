@@ -1,5 +1,6 @@
 """The web application: built from settings and an engine's client, both given; two can live at once."""
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,18 +10,28 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.access import Access
+from service.allowance import UNLIMITED, parse_quotas
+from service.auth import Auth
 from service.database import Database
 from service.deps import Service
 from service.engine.client import Client
+from service.engine.observer import Observers
 from service.errors import add_error_handlers
+from service.fetch import Fetcher
 from service.jobs import Jobs
+from service.key_store import KeyStore
 from service.links import Links
 from service.metrics import Metrics
 from service.openapi import document
-from service.routes import drawing, files, health, models, understand
+from service.quotas import Quotas
+from service.rates import Rates
+from service.routes import drawing, files, health, models, openai, playground, understand
 from service.routes import jobs as jobs_routes
 from service.settings import Settings
 from service.store import Store
+from service.usage import Usage
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION = """One model that makes, edits and understands images.
 
@@ -46,9 +57,13 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         num_running=lambda: client.num_running,
         status=lambda: client.status,
     )
-    client.watch(metrics)
-
+    fetcher = Fetcher(settings, on_refused=metrics.fetch_blocked)
     database = Database(settings.database)
+    keys = KeyStore(database)
+    rates = Rates(settings.limits_storage_url.get_secret_value(), default=settings.default_rate)
+    quotas = Quotas(Usage(database), default=parse_quotas(settings.default_quotas or UNLIMITED))
+    auth = Auth(keys, rates)
+    client.watch(Observers(metrics, quotas))
     store = Store(database, settings.store)
     links = Links(
         settings.link_key.get_secret_value().encode() if settings.link_key else None,
@@ -59,8 +74,13 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
     service = Service(
         settings=settings,
         client=client,
+        fetcher=fetcher,
         metrics=metrics,
         database=database,
+        keys=keys,
+        auth=auth,
+        rates=rates,
+        quotas=quotas,
         store=store,
         links=links,
         created=int(time.time()),
@@ -74,11 +94,19 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
             await store.start()
             links.start()
             await client.start()
+            await quotas.start()
+            if file := settings.bootstrap_key_file:
+                await keys.bootstrap(file.read_text().strip())
+            if warning := await auth.warning(settings.host):
+                log.warning(warning)
             await jobs.start()
             yield
         finally:
             await jobs.stop()
             await client.stop()
+            await fetcher.close()
+            await quotas.stop()
+            await rates.stop()
             await database.stop()
 
     app = App(
@@ -90,7 +118,7 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service, app.state.jobs = service, jobs
-    for module in (drawing, understand, jobs_routes, files, models, health):
+    for module in (drawing, understand, openai, jobs_routes, files, models, health, playground):
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(Access, metrics=metrics)

@@ -6,33 +6,22 @@ mistyped option should not.
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
 
-from model.errors import ModelError
 from service import logs
-from service.engine.errors import EngineError
-from service.settings import Settings
+from service.keys import app as keys
+from service.terminal import USERS_FAULT, Device, Dtype, Model, screen, settings_with, users_faults
 
 app = typer.Typer(
     help="One model that makes, edits and understands images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-screen = Console(stderr=True)
-
-USERS_FAULT = 2
-
-Model = Annotated[str | None, typer.Option(help="Checkpoint folder or short name (HBRIDGE_MODEL).")]
-Device = Annotated[str | None, typer.Option(help="PyTorch device, such as cpu or cuda:0 (HBRIDGE_DEVICE).")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (HBRIDGE_DTYPE).")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="File to write; png, jpg, jpeg or webp.")]
 Seed = Annotated[int | None, typer.Option(help="Drawn when left out; picture i uses seed + i.")]
 PictureSize = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels.")]
@@ -44,28 +33,6 @@ Count = Annotated[int, typer.Option("-n", "--n", min=1, max=8, help="Pictures fr
 Solver = Annotated[str, typer.Option(help="euler or dpmpp_2m.")]
 
 
-@contextmanager
-def users_faults() -> Iterator[None]:
-    """Say in a line what the user can change, and end with 2."""
-    try:
-        yield
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-        _fail("settings: " + "; ".join(problems))
-    except (ModelError, EngineError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> None:
-    screen.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(USERS_FAULT)
-
-
-def settings_with(**given: Any) -> Settings:
-    """Return the environment's settings, changed by the options that were given."""
-    return Settings(**{name: value for name, value in given.items() if value is not None})
-
-
 def serve(
     *,
     host: Annotated[str | None, typer.Option(help="Address to listen on (HBRIDGE_HOST).")] = None,
@@ -75,28 +42,45 @@ def serve(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
+    load_format: Annotated[
+        str | None,
+        typer.Option(help="auto, or random for random weights of the model's config (HBRIDGE_LOAD_FORMAT)."),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help="process, or inline for a thread of the server (HBRIDGE_ENGINE).")
     ] = None,
 ) -> None:
     """Serve the HTTP API. Options go before HBRIDGE_* in the environment."""
+    from service.hub import locate  # noqa: PLC0415
     from service.loading import create_client  # noqa: PLC0415
     from service.server import Server  # noqa: PLC0415
 
     with users_faults():
-        settings = settings_with(host=host, port=port, model=model, device=device, dtype=dtype, engine=engine)
+        settings = settings_with(
+            host=host,
+            port=port,
+            model=model,
+            device=device,
+            dtype=dtype,
+            load_format=load_format,
+            engine=engine,
+        )
         logs.configure(settings.log_format, settings.log_level)
+        # A download may take longer than an engine may load; the engine then finds it in the cache.
+        locate(settings.model, weights=settings.load_format == "auto")
         server = Server(settings, create_client(settings))
         asyncio.run(server.run_until_stopped(greet))
 
 
-def greet(url: str) -> None:
-    """Say where the service is."""
+def greet(url: str, warning: str) -> None:
+    """Say where the service is, and what is wrong there."""
     screen.print(
         f"hbridge is ready at [link={url}]{url}[/] (documentation: {url}/docs)",
         highlight=False,
         soft_wrap=True,
     )
+    if warning:
+        screen.print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
 
 
 def generate(
@@ -192,15 +176,53 @@ def understand(
         typer.echo(local.ask(asked, settings, screen))
 
 
+def convert(
+    understanding: Annotated[str, typer.Argument(help="Qwen2.5-VL: a folder, or a Hugging Face id.")],
+    generation: Annotated[str, typer.Argument(help="OmniGen2: a folder, or a Hugging Face id.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; must not be there yet.")],
+    *,
+    bridge: Annotated[
+        Path | None, typer.Option(help="Trained weights of the bridge: a safetensors file, or a folder.")
+    ] = None,
+    start: Annotated[
+        str, typer.Option(help="identity or zero: where a bridge without weights begins.")
+    ] = "identity",
+    config: Annotated[
+        Path | None, typer.Option(help="JSON of fields of the config that are to differ from the defaults.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; as each weight is when left out.")
+    ] = None,
+) -> None:
+    """Make an hbridge checkpoint of two published models."""
+    from service.checkpoints import convert_models  # noqa: PLC0415
+
+    with users_faults():
+        convert_models(
+            understanding, generation, out, screen, bridge=bridge, start=start, config=config, dtype=dtype
+        )
+
+
+def size(model: Annotated[str, typer.Argument(help="Folder, short name, or Hugging Face id.")]) -> None:
+    """Count a model's weights and what they take in memory, from its config alone."""
+    from service.checkpoints import size_table  # noqa: PLC0415
+
+    with users_faults():
+        typer.echo(size_table(model))
+
+
 # Every command of `hbridge`, by name.
 COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve,
     "generate": generate,
     "edit": edit,
     "understand": understand,
+    "convert": convert,
+    "size": size,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.add_typer(keys, name="keys")
 
 
 def add_training() -> None:

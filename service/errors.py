@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from model.errors import (
     BadRequest,
+    ImageTooLarge,
     InvalidImage,
     MissingCapability,
     ModelError,
@@ -33,6 +34,7 @@ from service.engine.errors import (
     EngineRestarting,
     InsufficientMemory,
 )
+from service.schemas.answers import ErrorAnswer, ErrorData
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +59,6 @@ class InvalidRequest(RequestError):
 
 class UnknownField(RequestError):
     """A field that the endpoint does not have."""
-
-
-class ImageTooLarge(RequestError):
-    """More pixels than the server decodes."""
 
 
 class ModelNotFound(RequestError):
@@ -108,6 +106,34 @@ class UnsupportedMediaType(RequestError):
     """A content type that the endpoint does not read."""
 
 
+class InvalidApiKey(RequestError):
+    """No key, or none that is good here."""
+
+
+class MissingScope(RequestError):
+    """A key that may not do this."""
+
+
+class TooManyRequests(RequestError):
+    """A tenant that has had its share for now.
+
+    Attributes:
+        retry_after_seconds: When it has some again.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RateLimited(TooManyRequests):
+    """More requests than may come in a time."""
+
+
+class QuotaExhausted(TooManyRequests):
+    """More device-seconds than may be used in a time."""
+
+
 class ClientGone(RequestError):
     """Nobody waits for the answer any more."""
 
@@ -122,6 +148,10 @@ STATUS: Mapping[type[Exception], tuple[int, str]] = {
     UnsupportedSize: (HTTPStatus.BAD_REQUEST, "unsupported_size"),
     TooManyReferences: (HTTPStatus.BAD_REQUEST, "invalid_request"),
     MissingCapability: (HTTPStatus.BAD_REQUEST, "invalid_request"),
+    InvalidApiKey: (HTTPStatus.UNAUTHORIZED, "invalid_api_key"),
+    MissingScope: (HTTPStatus.FORBIDDEN, "missing_scope"),
+    RateLimited: (HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"),
+    QuotaExhausted: (HTTPStatus.TOO_MANY_REQUESTS, "quota_exhausted"),
     ModelNotFound: (HTTPStatus.NOT_FOUND, "model_not_found"),
     JobNotFound: (HTTPStatus.NOT_FOUND, "job_not_found"),
     FileGone: (HTTPStatus.NOT_FOUND, "file_not_found"),
@@ -151,19 +181,21 @@ def add_error_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, _answer_error)
 
 
-def envelope(
-    request: Request,
-    status: int,
-    code: str,
-    message: str,
-    *,
-    param: str | None = None,
-    headers: dict[str, str] | None = None,
-) -> Response:
-    """Return an error answer, and leave its code where the access log and the metrics find it."""
-    request.state.error_code = code
-    error = {"message": message, "type": error_type(status), "param": param, "code": code}
-    return JSONResponse({"error": error}, status, headers)
+def explain(request: Request, error: Exception) -> tuple[int, ErrorAnswer]:
+    """Return an error's status and its words for the client; what is our fault goes to the log only."""
+    status, code = status_of(error)
+    if code == "internal_error":
+        log.error("internal error", exc_info=error)
+    message = "internal error" if code == "internal_error" else str(error)
+    return status, enveloped(request, status, code, message, param=getattr(error, "param", None))
+
+
+def enveloped(
+    request: Request, status: int, code: str, message: str, *, param: str | None = None
+) -> ErrorAnswer:
+    """Put an error in the envelope, and leave word of it where the access log and the metrics look."""
+    request.state.error_code, request.state.error_status = code, status
+    return ErrorAnswer(error=ErrorData(message=message, type=error_type(status), param=param, code=code))
 
 
 @contextmanager
@@ -209,13 +241,13 @@ def keep(error: Exception) -> dict[str, Any]:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    status, code = status_of(error)
-    if code == "internal_error":
-        log.error("internal error", exc_info=error)
-        return envelope(request, status, code, "internal error")
-    retry_after = getattr(error, "retry_after_seconds", None)
-    headers = None if retry_after is None else {"Retry-After": str(retry_after)}
-    return envelope(request, status, code, str(error), param=getattr(error, "param", None), headers=headers)
+    status, words = explain(request, error)
+    headers = {}
+    if (seconds := getattr(error, "retry_after_seconds", None)) is not None:
+        headers["Retry-After"] = str(seconds)
+    if isinstance(error, InvalidApiKey):
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(words.model_dump(), status, headers)
 
 
 async def _answer_routing(request: Request, error: Exception) -> Response:
@@ -224,10 +256,5 @@ async def _answer_routing(request: Request, error: Exception) -> Response:
     allowed = (error.headers or {}).get("Allow")
     hint = f"; it takes {allowed}" if allowed else "; /docs lists what there is"
     message = f"{request.method} {request.url.path}: {status.phrase.lower()}{hint}"
-    return envelope(
-        request,
-        status,
-        ROUTING_CODES.get(status, "invalid_request"),
-        message,
-        headers=dict(error.headers or {}),
-    )
+    words = enveloped(request, status, ROUTING_CODES.get(status, "invalid_request"), message)
+    return JSONResponse(words.model_dump(), status, error.headers)

@@ -26,6 +26,7 @@ from service.schemas.answers import ErrorData, ImagesAnswer, TextAnswer
 from service.schemas.body import Body
 from service.schemas.jobs import JobAnswer, JobProgress, Webhook, WebhookData
 from service.tasks import to_job
+from service.tenant import Tenant
 from service.webhooks import DeliveryRow, UnsafeAddress, Webhooks, check_url, new_delivery
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Order:
         field: In which field it came, if it was not the whole body.
     """
 
-    tenant: str
+    tenant: Tenant
     task: Task
     asked: Body
     key: str | None = None
@@ -228,7 +229,7 @@ class Jobs:
 
     async def _joined(self, order: Order, mark: str) -> JobRow | None:
         """Return the job that an order's key stands for, if there is one; raises IdempotencyConflict."""
-        found = order.key and await self._ledger.find_key(order.tenant, order.key)
+        found = order.key and await self._ledger.find_key(order.tenant.name, order.key)
         if not found:
             return None
         if found.fingerprint != mark:
@@ -252,7 +253,7 @@ class Jobs:
             self._check_webhook(order.webhook)
         job_id = f"job-{secrets.token_hex(12)}"
         with within(order.field):
-            await to_job(self._service, asked, job_id)
+            await to_job(self._service, asked, job_id, order.tenant)
         num_queued = await self._ledger.num_queued()
         if num_queued >= self._service.settings.max_queued_jobs:
             raise EngineBusy(
@@ -263,7 +264,7 @@ class Jobs:
             asked = asked.model_copy(update={"seed": chosen_seed(None)})
         row = JobRow(
             id=job_id,
-            tenant=order.tenant,
+            tenant=order.tenant.name,
             key=order.key,
             fingerprint=mark,
             task=order.task,

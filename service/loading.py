@@ -3,17 +3,40 @@
 The networks' libraries are imported by what loads: a server whose engine is a process of its own needs none.
 """
 
+import logging
 from functools import partial
-from pathlib import Path
+from time import monotonic, perf_counter
 
 from model.errors import ModelError
+from model.stored_tensor import OnProgress
 from service import logs
+from service.about import read_about
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
 from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel, ModelCard
 from service.engine.process import EngineProcess, WatchConfig
+from service.hub import locate, short_name
 from service.settings import Settings
+
+RANDOM_SEED = 0
+LOG_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class ProgressLog:
+    """Logs every few seconds how much of a model is read."""
+
+    def __init__(self, seconds: float = LOG_SECONDS) -> None:
+        self._seconds = seconds
+        self._due = monotonic() + seconds
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        """Log it, unless it is not due."""
+        if monotonic() >= self._due:
+            self._due = monotonic() + self._seconds
+            log.info("loading", extra={"percent": 100 * done_bytes // total_bytes, "bytes": total_bytes})
 
 
 class UnusableDevice(ModelError):
@@ -21,12 +44,16 @@ class UnusableDevice(ModelError):
 
 
 def model_id(settings: Settings) -> str:
-    """Return the model's name on the wire: the short name, or the folder's."""
-    return Path(settings.model).resolve().name
+    """Return the model's name on the wire."""
+    return short_name(settings.model)
 
 
-def load_model(settings: Settings) -> LoadedModel:
+def load_model(settings: Settings, on_progress: OnProgress | None = None) -> LoadedModel:
     """Load the model that the settings name.
+
+    Args:
+        on_progress: Called with the bytes that are read and with those that there are; None logs them now
+            and then.
 
     Raises:
         BadCheckpoint: It cannot be loaded; lists why.
@@ -35,18 +62,32 @@ def load_model(settings: Settings) -> LoadedModel:
     import torch  # noqa: PLC0415
 
     from model.attention import Segments  # noqa: PLC0415
-    from model.checkpoint import load, weights_hash  # noqa: PLC0415
+    from model.checkpoint import build_random, load, random_hash, read_config, weights_hash  # noqa: PLC0415
+    from model.registry import resolve  # noqa: PLC0415
 
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise UnusableDevice(f"device {settings.device} is not usable here; set HBRIDGE_DEVICE=cpu")
-    family = load(settings.model, device=settings.device, dtype=getattr(torch, settings.dtype))
+    is_random = settings.load_format == "random"
+    place = {"device": settings.device, "dtype": getattr(torch, settings.dtype)}
+    folder = resolve(locate(settings.model, weights=not is_random))
+    begun = perf_counter()
+    if is_random:
+        log.warning("weights are random", extra={"model": settings.model})
+        family = build_random(read_config(folder), folder, seed=RANDOM_SEED, **place)
+        weights = random_hash(read_config(folder), RANDOM_SEED)
+    else:
+        family = load(folder, on_progress=on_progress or ProgressLog(), **place)
+        weights = weights_hash(folder, kept=settings.cache_dir / "hashes")
+    log.info("loaded", extra={"model": settings.model, "seconds": round(perf_counter() - begun, 3)})
     card = ModelCard(
         id=model_id(settings),
         capabilities=family.capabilities,
-        weights_hash=weights_hash(settings.model),
+        weights_hash=weights,
         device=settings.device,
         dtype=settings.dtype,
         backend=Segments.own((1,)).backend,
+        load_format=settings.load_format,
+        about=read_about(folder),
     )
     return LoadedModel(card=card, family=family)
 

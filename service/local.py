@@ -8,7 +8,15 @@ from typing import get_args
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 
 from model.drawing import Drawing, plan_drawing
 from model.errors import BadRequest
@@ -19,6 +27,7 @@ from model.prompt import Turn
 from model.question import Question
 from model.request import Listener
 from model.request import Progress as Step
+from model.stored_tensor import OnProgress
 from service.loading import load_model
 from service.schemas.drawing import read_size
 from service.settings import Settings
@@ -94,6 +103,19 @@ def progress_bar(console: Console) -> Iterator[Listener]:
         yield listen
 
 
+@contextmanager
+def bytes_bar(console: Console, words: str) -> Iterator[OnProgress]:
+    """Show how many bytes of all are done; yield what to call with both."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(escape(words), total=None)
+
+        def listen(done_bytes: int, total_bytes: int) -> None:
+            bar.update(task, completed=done_bytes, total=total_bytes)
+
+        yield listen
+
+
 def draw_to_file(drawing: Drawing, output: Path, settings: Settings, console: Console) -> None:
     """Run a drawing, write its pictures, say where they are.
 
@@ -122,5 +144,5 @@ def ask(question: Question, settings: Settings, console: Console) -> str:
 
 
 def _load(settings: Settings, console: Console) -> Family:
-    with console.status(f"loading {escape(settings.model)}"):
-        return load_model(settings).family
+    with bytes_bar(console, f"loading {settings.model}") as listen:
+        return load_model(settings, listen).family

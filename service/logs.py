@@ -59,5 +59,7 @@ def configure(form: Literal["plain", "json"], level: str, stream: TextIO | None 
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else PlainFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # It would write down every statement with its values: prompts, hashes.
+    logging.getLogger("aiosqlite").setLevel(logging.WARNING)
     # Ours says the same with a request id.
     logging.getLogger("uvicorn.access").disabled = True

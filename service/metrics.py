@@ -40,6 +40,9 @@ class Metrics(Observer):
         self._restarts = self._counter(
             "engine_restarts", "Times that the engine ended by itself and was started again."
         )
+        self._fetch_blocked = self._counter(
+            "fetch_blocked", "Remote images that were not fetched, by reason.", "reason"
+        )
         self._jobs = self._counter("jobs", "Jobs that ended, by task and state.", "task", "state")
         self._webhooks = self._counter("webhooks", "Tries to deliver a webhook, by outcome.", "outcome")
         self._request_seconds = self._histogram("request_seconds", "Arrival to answer.", "task")
@@ -84,6 +87,10 @@ class Metrics(Observer):
         """Count a refusal by its error code."""
         self._rejected.labels(reason=reason).inc()
 
+    def fetch_blocked(self, reason: str) -> None:
+        """Count a remote image that was not fetched, by one of the few reasons of service/fetch.py."""
+        self._fetch_blocked.labels(reason=reason).inc()
+
     def job_ended(self, task: str, state: str) -> None:
         """Count a job that has ended: succeeded, failed or cancelled."""
         self._jobs.labels(task=task, state=state).inc()
@@ -123,8 +130,8 @@ class Metrics(Observer):
         self._prefilled.inc(result.usage.prefilled_tokens)
         self._device.labels(task=job.task).inc(timings.device_seconds)
 
-    def cancelled(self, stage: str, wasted_seconds: float) -> None:
-        """Take note of a job that was cancelled, where, and of the work that was for nothing."""
+    def cancelled(self, tenant: str, stage: str, wasted_seconds: float) -> None:
+        """Take note of a job that was cancelled, whose, where, and of the work that was for nothing."""
         self._cancellations.labels(stage=stage).inc()
         self._wasted.inc(wasted_seconds)
 

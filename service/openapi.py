@@ -1,4 +1,4 @@
-"""The API's document: what FastAPI finds in the routes, and the bodies that routes read by themselves."""
+"""The API's document: what FastAPI finds in the routes, bodies that they read by themselves, and events."""
 
 from copy import deepcopy
 from typing import Any
@@ -8,7 +8,15 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service.schemas.drawing import EditRequest, GenerateRequest
+from service.schemas.events import PartialImageEvent, ProgressEvent, TextDeltaEvent
 from service.schemas.jobs import JobRequest
+from service.schemas.openai_chat import ChatChunk, ChatRequest
+from service.schemas.openai_images import (
+    CompletedImage,
+    ImagesEditsRequest,
+    ImagesGenerationsRequest,
+    PartialImage,
+)
 from service.schemas.question import UnderstandRequest
 
 REFERENCE = "#/components/schemas/{model}"
@@ -18,22 +26,39 @@ FILE = {"type": "string", "format": "binary"}
 def document(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document of an app."""
     spec = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    spec["components"]["schemas"].update(body_schemas())
+    spec["components"]["schemas"].update(body_schemas() | event_schemas())
     return spec
 
 
 def body_schemas() -> dict[str, Any]:
     """Return the request bodies' schemas and what they refer to, by name."""
-    bodies = (GenerateRequest, EditRequest, UnderstandRequest, JobRequest)
+    bodies = (
+        GenerateRequest,
+        EditRequest,
+        UnderstandRequest,
+        ImagesGenerationsRequest,
+        ImagesEditsRequest,
+        ChatRequest,
+        JobRequest,
+    )
     _, found = models_json_schema([(body, "validation") for body in bodies], ref_template=REFERENCE)
     schemas: dict[str, Any] = found["$defs"]
-    return schemas | {"EditForm": form_schema(schemas["EditRequest"])}
+    forms = {"EditForm": "EditRequest", "ImagesEditsForm": "ImagesEditsRequest"}
+    return schemas | {form: form_schema(schemas[body], form) for form, body in forms.items()}
 
 
-def form_schema(body: dict[str, Any]) -> dict[str, Any]:
+def event_schemas() -> dict[str, Any]:
+    """Return the schemas of the events of streams, by name."""
+    events = (ProgressEvent, PartialImageEvent, TextDeltaEvent, PartialImage, CompletedImage, ChatChunk)
+    _, found = models_json_schema([(event, "serialization") for event in events], ref_template=REFERENCE)
+    schemas: dict[str, Any] = found["$defs"]
+    return schemas
+
+
+def form_schema(body: dict[str, Any], title: str) -> dict[str, Any]:
     """Return a body's schema as a form: the same fields, images as files."""
     form = deepcopy(body)
-    form["title"] = "EditForm"
+    form["title"] = title
     del form["oneOf"]
     form["properties"].pop("images")
     form["properties"]["image"] = {
@@ -41,5 +66,6 @@ def form_schema(body: dict[str, Any]) -> dict[str, Any]:
         "items": FILE,
         "description": "The pictures to edit, in order.",
     }
+    form["properties"]["mask"] = FILE | {"description": body["properties"]["mask"]["description"]}
     form["required"] = [*form.get("required", []), "image"]
     return form

@@ -218,8 +218,9 @@ class Runner:
             text = (await self._service.store.get(row.request_file)).decode()
         schema = SCHEMAS[row.task]
         asked = await asyncio.to_thread(lambda: validate(schema, json.loads(text)))
-        job = await to_job(self._service, asked, row.id)
-        return asked, replace(job, tenant=row.tenant, is_repeatable=True)
+        tenant = await self._service.keys.find_tenant(row.tenant)
+        job = await to_job(self._service, asked, row.id, tenant)
+        return asked, replace(job, is_repeatable=True)
 
     async def _note(self, job_id: str, flight: Flight, event: Event) -> None:
         """Write progress down: every new stage, and within one not more often than twice a second."""

@@ -8,6 +8,7 @@ from types import FrameType
 import uvicorn
 
 from service.app import create_app
+from service.auth import Auth
 from service.engine.client import Client
 from service.settings import Settings
 
@@ -22,17 +23,22 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, settings: Settings, client: Client) -> None:
+        app = create_app(settings, client)
         self.client = client
+        self._auth: Auth = app.state.service.auth
+        self._host = settings.host
         self._drain_seconds = settings.drain_seconds
         self._drained_by: float | None = None
         super().__init__(
             uvicorn.Config(
-                create_app(settings, client),
+                app,
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=bool(settings.trusted_proxies),
+                forwarded_allow_ips=settings.trusted_proxies,
                 lifespan="on",
                 timeout_graceful_shutdown=ANSWER_SECONDS,
             )
@@ -59,8 +65,11 @@ class Server(uvicorn.Server):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    async def run_until_stopped(self, greet: Callable[[str], None]) -> None:
-        """Serve until a signal comes; call `greet` with the address once the model is ready.
+    async def run_until_stopped(self, greet: Callable[[str, str], None]) -> None:
+        """Serve until a signal comes.
+
+        Args:
+            greet: Called once the model is ready, with the address, and with a warning or "".
 
         Raises:
             ModelError: The model could not be loaded.
@@ -73,7 +82,7 @@ class Server(uvicorn.Server):
         if isinstance(error, Exception):
             raise error
 
-    async def _greet(self, greet: Callable[[str], None]) -> None:
+    async def _greet(self, greet: Callable[[str, str], None]) -> None:
         while not self.started:
             await asyncio.sleep(0.02)
         try:
@@ -81,4 +90,4 @@ class Server(uvicorn.Server):
         except Exception:
             self.should_exit = True
             raise
-        greet(self.url)
+        greet(self.url, await self._auth.warning(self._host))

@@ -7,6 +7,8 @@ import platformdirs
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.allowance import QUOTAS_FORM, RATE_FORM
+
 
 class Settings(BaseSettings):
     """How the service runs; every field is HBRIDGE_<NAME> in the environment."""
@@ -15,7 +17,13 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    model: str = Field("hbridge-tiny", description="Checkpoint folder, or the short name of a shipped one.")
+    model: str = Field(
+        "hbridge-tiny",
+        description="Checkpoint folder, short name of a shipped one, or a Hugging Face id at a commit.",
+    )
+    load_format: Literal["auto", "random"] = Field(
+        "auto", description="Weights from the checkpoint, or random ones of its config to measure speed."
+    )
     device: str = Field(
         "cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="PyTorch device, such as cpu or cuda:0."
     )
@@ -28,6 +36,23 @@ class Settings(BaseSettings):
         32 * 2**20, ge=1, description="Largest request body; larger is refused with 413."
     )
     max_image_pixels: int = Field(40_000_000, ge=1, description="Most pixels of an image that comes in.")
+    max_image_bytes: int = Field(
+        24 * 2**20, ge=1, description="Most bytes of an image file that comes in, sent or fetched."
+    )
+    fetch_images: bool = Field(
+        False, description="Whether a request may name an image by its https address, which is then fetched."
+    )
+    fetch_http: bool = Field(False, description="Whether http addresses are fetched too.")
+    fetch_hosts: frozenset[str] = Field(
+        frozenset(), description="The only hosts that images are fetched from; any public one when left out."
+    )
+    fetch_ports: frozenset[int] = Field(
+        frozenset(), description="Ports that images are fetched from beside 443, and 80 of http addresses."
+    )
+    max_fetch_redirects: int = Field(3, ge=0, description="Most redirects of one fetch.")
+    max_fetch_seconds: float = Field(
+        10.0, gt=0, description="How long one fetch may take, from waiting for its turn to the last byte."
+    )
     max_prompt_chars: int = Field(4000, ge=1, description="Most characters of one prompt or message text.")
     max_tokens: int = Field(1024, ge=1, description="Most tokens of an answer that a request may ask for.")
     default_max_tokens: int = Field(
@@ -55,17 +80,39 @@ class Settings(BaseSettings):
         ge=1,
         description="Memory for contexts and steps beside the weights; what is free when left out.",
     )
+    playground: bool = Field(True, description="Whether the page at / is shown.")
     cache_dir: Path = Field(
         platformdirs.user_cache_path("hbridge"),
         description="Where what is learnt about this machine is kept; it may be deleted at any time.",
     )
     data_dir: Path = Field(
         platformdirs.user_data_path("hbridge"),
-        description="Where what must outlive the server is kept: the database, pictures, the links' key.",
+        description="Where what must outlive the server is kept: keys, usage, jobs and their pictures.",
     )
     database_url: SecretStr | None = Field(
         None,
         description="As postgresql://user:password@host/name; SQLite in the data folder when left out.",
+    )
+    limits_storage_url: SecretStr = Field(
+        SecretStr("memory://"),
+        description="Where requests are counted: memory://, or redis://:password@host that servers share.",
+    )
+    default_rate: str | None = Field(
+        None,
+        pattern=f"^({RATE_FORM})$",
+        description="Requests for work of a tenant that has no rate of its own, such as 60/minute.",
+    )
+    default_quotas: str | None = Field(
+        None,
+        pattern=f"^({QUOTAS_FORM})$",
+        description="Device-seconds of a tenant that has no quotas of its own, such as 3600/day 50000/month.",
+    )
+    bootstrap_key_file: Path | None = Field(
+        None, description="File with a key, hb-ID-SECRET, that has the scope admin from the start."
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses and networks, with commas, of proxies whose X-Forwarded-For is believed.",
     )
     store_url: str | None = Field(
         None,
@@ -118,6 +165,13 @@ class Settings(BaseSettings):
     def _check_database_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url and not url.get_secret_value().startswith(("sqlite:///", "postgresql://", "postgres://")):
             raise ValueError("must begin with postgresql:// or sqlite:///")
+        return url
+
+    @field_validator("limits_storage_url")
+    @classmethod
+    def _check_limits_storage_url(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("memory://", "redis://", "rediss://")):
+            raise ValueError("must be memory:// or begin with redis:// or rediss://")
         return url
 
     @field_validator("webhook_secret")

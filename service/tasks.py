@@ -3,10 +3,7 @@
 Whoever takes requests in, by whatever route, goes this way.
 """
 
-import asyncio
 from collections.abc import Mapping
-
-from PIL.Image import Image
 
 from model.drawing import Drawing
 from model.prompt import Task
@@ -19,7 +16,8 @@ from service.schemas.answers import ImagesAnswer, TextAnswer
 from service.schemas.body import Body
 from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest, check_drawing, to_drawing
 from service.schemas.question import TextPart, UnderstandRequest, check_question, to_question
-from service.uploads import open_images, pick_images
+from service.tenant import Tenant
+from service.uploads import pick_images, read_images, read_mask
 
 SCHEMAS: Mapping[Task, type[Body]] = {
     "generate": GenerateRequest,
@@ -28,8 +26,16 @@ SCHEMAS: Mapping[Task, type[Body]] = {
 }
 
 
-async def to_job(service: Service, asked: Body, request_id: str) -> Job:
+def task_of(asked: Body) -> Task:
+    """Return the task of a request."""
+    return next(task for task, schema in SCHEMAS.items() if isinstance(asked, schema))
+
+
+async def to_job(service: Service, asked: Body, request_id: str, tenant: Tenant) -> Job:
     """Check a request against the loaded model, open its images and put it in the engine's words.
+
+    Args:
+        tenant: Whose share of the device it will use.
 
     Raises:
         ModelNotFound: Another model is asked for.
@@ -39,12 +45,20 @@ async def to_job(service: Service, asked: Body, request_id: str) -> Job:
     service.check_model(asked.model)
     work: Drawing | Question
     if isinstance(asked, DrawingBody):
-        work = await asyncio.to_thread(_drawing, service, asked)
+        work = await _drawing(service, asked)
     elif isinstance(asked, UnderstandRequest):
-        work = await asyncio.to_thread(_question, service, asked)
+        work = await _question(service, asked)
     else:
         raise TypeError(f"no task takes a {type(asked).__name__}")
-    return Job(id=request_id, work=work, priority=asked.priority, deadline_seconds=asked.deadline_seconds)
+    return Job(
+        id=request_id,
+        work=work,
+        tenant=tenant.name,
+        weight=tenant.weight,
+        priority=asked.priority,
+        deadline_seconds=asked.deadline_seconds,
+        num_previews=asked.partial_images if isinstance(asked, DrawingBody) else 0,
+    )
 
 
 def answer(service: Service, job: Job, asked: Body, finished: Finished) -> ImagesAnswer | TextAnswer:
@@ -55,21 +69,27 @@ def answer(service: Service, job: Job, asked: Body, finished: Finished) -> Image
     return text_answer(service.client.card, job, asked, finished)
 
 
-def _drawing(service: Service, asked: DrawingBody) -> Drawing:
+async def _drawing(service: Service, asked: DrawingBody) -> Drawing:
     can = service.client.capabilities
     check_drawing(asked, can)
     service.check_text(asked.prompt, "prompt")
     service.check_text(asked.negative_prompt, "negative_prompt")
-    images: tuple[Image, ...] = ()
-    if isinstance(asked, EditRequest):
-        encoded, param = pick_images(asked.image, asked.images)
-        if not encoded:
-            raise InvalidRequest("image is required: the picture to edit", param="image")
-        images = open_images(encoded, param=param, limit=can.max_references, settings=service.settings)
-    return to_drawing(asked, images)
+    if not isinstance(asked, EditRequest):
+        return to_drawing(asked)
+    encoded, param = pick_images(asked.image, asked.images)
+    if not encoded:
+        raise InvalidRequest("image is required: the picture to edit", param="image")
+    settings, fetcher = service.settings, service.fetcher
+    images = await read_images(
+        encoded, param=param, limit=can.max_references, settings=settings, fetcher=fetcher
+    )
+    mask = None
+    if asked.mask:
+        mask = await read_mask(asked.mask, param="mask", settings=settings, fetcher=fetcher)
+    return to_drawing(asked, images, mask)
 
 
-def _question(service: Service, asked: UnderstandRequest) -> Question:
+async def _question(service: Service, asked: UnderstandRequest) -> Question:
     check_question(asked)
     most = service.settings.max_tokens
     if asked.max_tokens and asked.max_tokens > most:
@@ -79,7 +99,9 @@ def _question(service: Service, asked: UnderstandRequest) -> Question:
     if asked.messages is not None:
         encoded, param = [image for message in asked.messages for image in message.images], "messages"
     limit = service.client.capabilities.max_images
-    images = open_images(encoded, param=param, limit=limit, settings=service.settings)
+    images = await read_images(
+        encoded, param=param, limit=limit, settings=service.settings, fetcher=service.fetcher
+    )
     return to_question(asked, images, max_tokens=service.default_max_tokens)
 
 

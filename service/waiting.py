@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -22,7 +22,13 @@ async def finish(request: Request, client: Client, job: Job) -> Finished:
         ModelError: As Client.submit.
         EngineError: As Client.submit.
     """
-    return await unless_gone(request, last_event(client, job))
+    (finished,) = await finish_all(request, client, [job])
+    return finished
+
+
+async def finish_all(request: Request, client: Client, jobs: Sequence[Job]) -> list[Finished]:
+    """Run jobs to their end, side by side; what goes wrong with one cancels the rest. Raises as finish."""
+    return await unless_gone(request, _last_events(client, jobs))
 
 
 async def unless_gone(request: Request, waiting: Coroutine[Any, Any, Result]) -> Result:
@@ -34,7 +40,8 @@ async def unless_gone(request: Request, waiting: Coroutine[Any, Any, Result]) ->
     work = asyncio.ensure_future(waiting)
     gone = asyncio.ensure_future(leave(request))
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {work, gone}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise ClientGone("the client closed the connection")
         return await work
@@ -42,6 +49,16 @@ async def unless_gone(request: Request, waiting: Coroutine[Any, Any, Result]) ->
         work.cancel()
         gone.cancel()
         await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _last_events(client: Client, jobs: Sequence[Job]) -> list[Finished]:
+    parts = [asyncio.ensure_future(last_event(client, job)) for job in jobs]
+    try:
+        return await asyncio.gather(*parts)
+    finally:
+        for part in parts:
+            part.cancel()
+        await asyncio.gather(*parts, return_exceptions=True)
 
 
 async def last_event(client: Client, job: Job) -> Finished:

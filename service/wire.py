@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import AsyncGenerator
 from typing import Any, get_args
@@ -15,7 +16,9 @@ from service.schemas.body import AnyBody, Part, validate
 
 JSON = "application/json"
 FORM = "multipart/form-data"
-IMAGE_PARTS = frozenset({"image", "image[]", "images", "images[]"})
+IMAGES = frozenset({"image", "images"})
+FILES = IMAGES | {"mask"}
+BRACKETS = re.compile(r"([^\[\]]+)\[(.*)\]", re.DOTALL)
 MAX_PARTS = 64
 
 
@@ -117,20 +120,41 @@ async def _form_fields(
 
 
 async def _gather(form: FormData, schema: type[Part]) -> dict[str, Any]:
-    """Return the form as the same JSON body would be: images in a list, numbers as numbers."""
+    """Return the form as the same JSON body would be: files as bytes, numbers as numbers.
+
+    Parts of one name with brackets are a list, `name[]`, or an object, `name[key]`, as the OpenAI clients and
+    browsers send them; images are a list in any case.
+    """
     data: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        if name in IMAGE_PARTS:
-            data.setdefault("image", []).append(
-                await value.read() if isinstance(value, UploadFile) else value
-            )
-        elif isinstance(value, UploadFile):
-            raise InvalidRequest(f"{name} is a file; files go into image or image[]", param=name)
-        elif name in data:
-            raise InvalidRequest(f"{name} is given twice", param=name)
+    for part, value in form.multi_items():
+        name, key = _address(part)
+        if isinstance(value, UploadFile):
+            if name not in FILES:
+                raise InvalidRequest(f"{part} is a file; files go into image, image[] or mask", param=part)
+            item: Any = await value.read()
         else:
-            data[name] = value if _is_text(schema, name) else _number_or_text(value)
+            item = value if key or name in FILES or _is_text(schema, name) else _number_or_text(value)
+        _put(data, name, key, item)
     return data
+
+
+def _address(part: str) -> tuple[str, str | None]:
+    """Return a part's field, and its place in it: None for all of it, "" for the next of a list."""
+    found = BRACKETS.fullmatch(part)
+    name, key = (found[1], found[2]) if found else (part, None)
+    return ("image", "") if name in IMAGES and not key else (name, key)
+
+
+def _put(data: dict[str, Any], name: str, key: str | None, item: Any) -> None:
+    held = data.get(name, [] if key == "" else {})
+    if key == "" and isinstance(held, list):
+        data[name] = [*held, item]
+    elif key and isinstance(held, dict) and key not in held:
+        data[name] = held | {key: item}
+    elif key is None and name not in data:
+        data[name] = item
+    else:
+        raise InvalidRequest(f"{name} is given twice", param=name)
 
 
 def _is_text(schema: type[Part], name: str) -> bool:

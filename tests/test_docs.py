@@ -5,8 +5,27 @@ from typing import Any
 
 import pytest
 
+from model.omnigen2.names import OMNIGEN2
+from service.checkpoints import size_table
+
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+ROW = re.compile(r"^\| `(\S+)` \| `(\S+)` \|$", re.MULTILINE)
+
+
+def test_the_sizes_are_those_that_the_command_prints() -> None:
+    text = (ROOT / "docs/checkpoints.md").read_text(encoding="utf-8")
+    for name in ("omnigen2", "hbridge"):
+        assert f"`hbridge size {name}`:\n\n{size_table(name)}\n" in text
+
+
+def test_the_names_are_those_of_the_tables() -> None:
+    text = (ROOT / "docs/checkpoints.md").read_text(encoding="utf-8")
+    rows = ROW.findall(text.partition("## Published names")[2])
+    assert len(rows) >= 7
+    assert all(OMNIGEN2.ours(published) == ours for published, ours in rows)
 
 
 def test_the_examples_of_the_model_api_run(
@@ -20,3 +39,14 @@ def test_the_examples_of_the_model_api_run(
     names: dict[str, Any] = {}
     for number, block in enumerate(blocks, 1):
         exec(compile(block, f"docs/model-api.md, example {number}", "exec"), names)
+
+
+def test_every_test_that_the_page_on_security_names_is_there() -> None:
+    page = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| threat")]
+    tests = [row.split(" | ")[2] for row in rows if row.count(" | ") == 2]
+    named = {name for cell in tests for name in re.findall(r"`([^`]+)`", cell)}
+    files = [path for folder in ("tests", "service") for path in (ROOT / folder).rglob("*.py")]
+    words = "".join(path.name + path.read_text(encoding="utf-8") for path in files if path != Path(__file__))
+    assert len(named) > 30
+    assert not [name for name in named if name not in words]

@@ -12,6 +12,7 @@ from model.pipeline import answer, draw
 from model.prompt import Turn
 from model.question import Question
 from model.registry import SHIPPED
+from service.about import read_about
 from training.detector import detect
 from training.world import PALETTE
 
@@ -54,6 +55,23 @@ def test_it_names_the_background_that_it_sees(family: HBridge, colour: str) -> N
     picture.paste(PALETTE["black"], (24, 24, 40, 40))
     turns = (Turn("user", (picture, "what colour is the background?")),)
     assert answer(family, Question(turns=turns, max_tokens=8)).text == colour
+
+
+def test_its_examples_come_out_right(family: HBridge) -> None:
+    examples = read_about(SHIPPED / "hbridge-tiny").examples
+    pictures = [draw(family, Drawing(prompt=words, seed=1)).images[0] for words in examples["generate"]]
+    for words, picture in zip(examples["generate"], pictures, strict=True):
+        (thing,) = detect(picture).things
+        assert {thing.colour, thing.shape, detect(picture).background} <= set(words.split())
+    star = pictures[0]
+    wanted = [("black", "yellow star"), ("blue", "red circle"), ("white", "yellow star")]
+    for words, (background, name) in zip(examples["edit"], wanted, strict=True):
+        edited = detect(draw(family, Drawing(prompt=words, images=(star,), seed=1)).images[0])
+        (thing,) = edited.things
+        assert (edited.background, f"{thing.colour} {thing.shape}") == (background, name)
+    turns = [(Turn("user", (star, words)),) for words in examples["understand"]]
+    answers = [answer(family, Question(turns=each, max_tokens=8)).text for each in turns]
+    assert answers == ["blue", "1", "yes"]
 
 
 def test_its_weights_are_in_the_folder_of_its_name() -> None:

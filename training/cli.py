@@ -13,8 +13,8 @@ from rich.table import Table
 
 from model.checkpoint import load, weights_hash
 from model.hbridge.family import HBridge
-from service.cli import users_faults
 from service.schemas.drawing import read_size
+from service.terminal import users_faults
 from training.evaluation import SUITES, Checkpoint, Score, Server, Subject, evaluate
 from training.probe import probe
 from training.recipe import RECIPES, STAGES, UNPACK, Recipe

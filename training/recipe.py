@@ -25,7 +25,7 @@ from training.generation import BridgeStage, PriorStage, initialise, load_prior
 from training.prefills import Prefills, fill_prefills
 from training.trainer import Schedule, Team, Trainer
 from training.understanding import UnderstandingStage
-from training.vocabulary import train_tokenizer
+from training.vocabulary import known_words, train_tokenizer
 
 RECIPES = Path(__file__).parent / "recipes"
 STAGES = ("tokenizer", "vae", "vlm", "latents", "prior", "prefill", "bridge", "keep")
@@ -130,9 +130,16 @@ class Recipe:
         target = folder or Path("model/checkpoints") / f"hbridge-{self.name}"
         family.module.to(torch.bfloat16)
         save(family, target, tokenizer_from=self.folder("tokenizer"))
+        self.write_about(target)
         for stage in LOGGED:
             (target / "logs").mkdir(exist_ok=True)
             shutil.copyfile(self.folder(stage) / "log.jsonl", target / "logs" / f"{stage}.jsonl")
+
+    def write_about(self, folder: Path) -> None:
+        """Write what a kept checkpoint says of itself for people."""
+        config = self.read("about")
+        about = {"examples": config["examples"], "words": known_words(**config["words"])}
+        (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
 
     def unpack(self, *, folder: Path | None = None) -> None:
         """Put a kept checkpoint where its stages would have left their averages; `bridge` then goes on.

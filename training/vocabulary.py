@@ -10,6 +10,7 @@ from random import Random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from service.about import WORD
 from training.canvas import Canvas
 from training.captions import CAPTIONS
 from training.edits import EDITS
@@ -68,6 +69,12 @@ def train_tokenizer(folder: Path, *, vocab_size: int, sentences: int, seed: int)
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     return {token: words.get_vocab()[token] for token in SPECIAL}
+
+
+def known_words(*, sentences: int, seed: int) -> list[str]:
+    """Return the words of the shapes world, in lower case and in order; names of chat roles are none."""
+    texts = [text for text in _sentences(Random(seed), sentences) if not text.endswith("\n")]
+    return sorted({word.lower() for text in texts for word in WORD.findall(text)})
 
 
 def _sentences(rng: Random, count: int) -> Iterator[str]:

@@ -15,6 +15,7 @@ from model.errors import MissingCapability
 from model.family import Capabilities, Context, Depth, PreparedPrompt, Row, Size, TextCache, TextRow
 from model.flow import SOLVERS
 from model.hbridge.config import HBridgeConfig
+from model.hbridge.names import HBRIDGE
 from model.hbridge.network import HBridgeNetwork
 from model.images import output_size, resize_reference
 from model.latents import build_autoencoder, decode_latent, draw_noise, encode_references
@@ -50,6 +51,8 @@ class HBridge:
         expert: The understanding expert.
         processor: Prompts to tokens and back.
     """
+
+    names = HBRIDGE
 
     def __init__(self, config: HBridgeConfig, tokenizer: Tokenizer | None) -> None:
         self.config = config

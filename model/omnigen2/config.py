@@ -134,7 +134,9 @@ class OmniGen2CheckpointConfig:
         parts = {name: part for name, part in data.items() if name[0] != "_" and name != "family"}
         if unknown := sorted(parts.keys() - {"transformer", "vae", "mllm"}):
             raise BadCheckpoint(f"parts {', '.join(unknown)} are unknown")
-        transformer = {key: value for key, value in parts.get("transformer", {}).items() if key[0] != "_"}
+        if "transformer" not in parts:
+            raise BadCheckpoint("the part transformer, with a config, is missing")
+        transformer = {key: value for key, value in parts["transformer"].items() if key[0] != "_"}
         mllm = parts.get("mllm")
         config = cls(
             transformer=OmniGen2Config.from_dict(transformer),

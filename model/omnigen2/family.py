@@ -20,6 +20,7 @@ from model.images import output_size, resize_reference
 from model.latents import build_autoencoder, decode_latent, draw_noise, encode_references
 from model.omnigen2.config import LATENT_STRIDE, MAX_REFERENCES, OmniGen2CheckpointConfig, OmniGen2Config
 from model.omnigen2.layout import Images, axis_starts
+from model.omnigen2.names import OMNIGEN2
 from model.omnigen2.transformer import OmniGen2Transformer
 from model.preview import Previewer
 from model.prompt import Prompt
@@ -73,6 +74,8 @@ class OmniGen2:
         module: All weights, under the names of the checkpoint's folders.
         processor: Prompts to tokens; None without a language model.
     """
+
+    names = OMNIGEN2
 
     def __init__(self, config: OmniGen2CheckpointConfig, tokenizer: Tokenizer | None) -> None:
         self.config = config

@@ -10,13 +10,18 @@ from model.fields import read_fields
 NO_TOKEN = -1
 RENAMED = {"in_chans": "in_channels", "dtype": "torch_dtype"}
 LIFTED = ("text_config", "rope_scaling", "rope_parameters")
-FIXED: dict[str, Any] = {
-    "attention_dropout": 0.0,
-    "hidden_act": "silu",
-    "in_channels": 3,
-    "rope_type": "default",
-    "type": "mrope",
-    "use_sliding_window": False,
+FIXED: Mapping[str, tuple[Any, ...]] = {
+    "attention_dropout": (0.0,),
+    "hidden_act": ("silu",),
+    "rope_type": ("default",),
+    "type": ("mrope", "default"),
+    "use_sliding_window": (False,),
+}
+VISION_FIXED: Mapping[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu",),
+    "in_channels": (3,),
+    "rope_theta": (10000.0,),
+    "rope_type": ("axial",),
 }
 SILENT = frozenset(
     (
@@ -41,7 +46,7 @@ SILENT = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig:
-    """The vision tower's sizes.
+    """The vision tower's sizes; the defaults are what published configs leave out.
 
     Attributes:
         window_size: Side in pixels of the windows that all but the full layers attend within.
@@ -51,15 +56,15 @@ class VisionConfig:
     """
 
     hidden_size: int
-    depth: int
-    num_heads: int
-    intermediate_size: int
-    patch_size: int
-    temporal_patch_size: int
-    spatial_merge_size: int
-    window_size: int
-    fullatt_block_indexes: tuple[int, ...]
-    out_hidden_size: int
+    depth: int = 32
+    num_heads: int = 16
+    intermediate_size: int = 3420
+    patch_size: int = 14
+    temporal_patch_size: int = 2
+    spatial_merge_size: int = 2
+    window_size: int = 112
+    fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)
+    out_hidden_size: int = 3584
     min_pixels: int = 3136
     max_pixels: int = 1003520
 
@@ -70,7 +75,7 @@ class VisionConfig:
         Raises:
             BadCheckpoint: Fields are missing, unknown or fixed to something else; all are listed.
         """
-        values, problems = _read(cls, given, "understanding.vision")
+        values, problems = _read(cls, given, "understanding.vision", VISION_FIXED)
         if problems:
             raise BadCheckpoint("; ".join(sorted(problems)))
         return cls(**values)
@@ -117,9 +122,9 @@ class QwenVLConfig:
         """
         given = dict(given)
         vision = given.pop("vision", None) or given.pop("vision_config", None)
-        values, problems = _read(cls, given, "understanding")
+        values, problems = _read(cls, given, "understanding", FIXED)
         if vision is not None:
-            values["vision"], more = _read(VisionConfig, vision, "understanding.vision")
+            values["vision"], more = _read(VisionConfig, vision, "understanding.vision", VISION_FIXED)
             problems += more
         if not problems:
             values["vision"] = None if vision is None else VisionConfig(**values["vision"])
@@ -157,18 +162,26 @@ class QwenVLConfig:
         return problems
 
 
-def _read(cls: type, given: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+def _read(
+    cls: type, given: Mapping[str, Any], where: str, fixed: Mapping[str, tuple[Any, ...]]
+) -> tuple[dict[str, Any], list[str]]:
     plain = {name: value for name, value in _plain(given).items() if name not in SILENT}
-    fixed = {name: plain.pop(name) for name in FIXED.keys() & plain.keys()}
+    given_fixed = {name: plain.pop(name) for name in fixed.keys() & plain.keys()}
     values, problems = read_fields(cls, plain, where)
-    problems += [f"{where}.{name} must be {FIXED[name]!r}" for name in fixed if fixed[name] != FIXED[name]]
+    problems += [
+        f"{where}.{name} must be {' or '.join(map(repr, fixed[name]))}"
+        for name, value in given_fixed.items()
+        if value not in fixed[name]
+    ]
     return values, problems
 
 
 def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
-    values = {RENAMED.get(name, name): value for name, value in given.items() if name not in LIFTED}
+    """Flatten a config; null, as the library writes what is not set, says nothing."""
+    said = {name: value for name, value in given.items() if value is not None and name[0] != "_"}
+    values = {RENAMED.get(name, name): value for name, value in said.items() if name not in LIFTED}
     for name in LIFTED:
-        values |= _plain(given[name]) if given.get(name) else {}
+        values |= _plain(said[name]) if name in said else {}
     if isinstance(values.get("eos_token_id"), list):
         values["eos_token_id"] = values["eos_token_id"][0]
     return values

@@ -36,6 +36,11 @@ class PreparedTokens:
         ends = image_ends(prompt.tokens, prompt.images, image_token_id)
         return cls(prompt=prompt, image_ends=ends, depth=depth)
 
+    @property
+    def num_image_tokens(self) -> int:
+        """Of its tokens, those of images."""
+        return sum(image.num_tokens for image in self.prompt.images)
+
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """Cut after each image; hashed when first asked for."""

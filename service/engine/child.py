@@ -81,16 +81,16 @@ class Child:
 
     async def _enter(self, job: Job) -> None:
         try:
-            await self._host.submit(job, partial(self._tell_event, job.id))
+            await self._host.submit(job, partial(self._tell_event, job))
         except Exception as error:
-            self.tell("event", job.id, Failed(error=portable(error)))
+            self._tell_event(job, Failed(error=portable(error)))
         finally:
             self._entering.pop(job.id, None)
 
-    def _tell_event(self, job_id: str, event: Event) -> None:
+    def _tell_event(self, job: Job, event: Event) -> None:
         if isinstance(event, Finished | Failed):
             self._tell_observed()
-        self.tell("event", job_id, event)
+        self.tell("event", job.id, job.tenant, event)
 
     def _tell_observed(self) -> None:
         if observed := self._reporter.take():
@@ -138,9 +138,9 @@ class Reporter(Observer):
         """Keep that a job was cut off at its deadline."""
         self._seen.append(("missed_deadline", ()))
 
-    def cancelled(self, stage: str, wasted_seconds: float) -> None:
+    def cancelled(self, tenant: str, stage: str, wasted_seconds: float) -> None:
         """Keep that a job was cancelled."""
-        self._seen.append(("cancelled", (stage, wasted_seconds)))
+        self._seen.append(("cancelled", (tenant, stage, wasted_seconds)))
 
 
 def portable(error: Exception) -> Exception:

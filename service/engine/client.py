@@ -126,6 +126,11 @@ class Client:
         return self._host.status
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether the model was loaded, so that there is a card."""
+        return self._host.card is not None
+
+    @property
     def card(self) -> ModelCard:
         """What the loaded model is.
 

@@ -150,7 +150,7 @@ class DrawingCourse:
         if done == 0 or done not in due:
             return None
         images = to_pictures(self._family.preview(self.easel.arrivals))
-        return Preview(index=due.index(done), images=tuple(images))
+        return Preview(index=due.index(done), images=self._drawing.masked(images))
 
     def take(self, outcome: Any) -> None:
         """Take inputs, then velocities, then pictures.
@@ -178,6 +178,7 @@ class DrawingCourse:
         contexts: list[Context] = [each.context for each in inputs.prefilled]
         by_branch = dict(zip(self.plan.prompts, contexts, strict=True))
         self.easel = Easel(self._family, self._drawing, self.plan, by_branch, inputs.references)
+        self.easel.usage.prompt_image_tokens = self.prompts[0].num_image_tokens
         self.easel.usage.prefilled_tokens = sum(each.prefilled_tokens for each in inputs.prefilled)
         self.easel.usage.cached_prompt_tokens = sum(each.cached_tokens for each in inputs.prefilled)
 
@@ -279,6 +280,7 @@ class AnswerCourse:
     def _begin(self, inputs: Inputs) -> None:
         (one,) = inputs.prefilled
         self.reply = Reply(self._family, self._question, one.context)
+        self.reply.usage.prompt_image_tokens = self.prompts[0].num_image_tokens
         self.reply.usage.prefilled_tokens = one.prefilled_tokens
         self.reply.usage.cached_prompt_tokens = one.cached_tokens
 

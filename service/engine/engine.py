@@ -232,8 +232,7 @@ class Engine:
         now = perf_counter()
         standing = Standing(
             job_id=job.id,
-            tenant=job.tenant,
-            priority=job.priority,
+            flow=Flow(job.tenant, job.priority, job.weight),
             arrived=now,
             deadline=None if job.deadline_seconds is None else now + job.deadline_seconds,
         )
@@ -487,12 +486,17 @@ class Engine:
 
     def _prefill(self, tickets: Sequence[Ticket]) -> Sequence[Inputs]:
         """Read all prompts and encode all references of all jobs."""
-        asks = [Ask(job_id=each.job.id, prompt=prompt) for each in tickets for prompt in each.course.prompts]
+        asks = [
+            Ask(job_id=each.job.id, prompt=prompt, tenant=each.job.tenant)
+            for each in tickets
+            for prompt in each.course.prompts
+        ]
         prefixes = self._contexts
         num_queries, num_hits = prefixes.num_queries, prefixes.num_hits
         prefilled = iter(prefixes.prefill(asks))
         self._observer.prefilled(prefixes.num_queries - num_queries, prefixes.num_hits - num_hits)
-        encoded = iter(self._references.encode([image for each in tickets for image in each.course.images]))
+        images = [(each.job.tenant, image) for each in tickets for image in each.course.images]
+        encoded = iter(self._references.encode(images))
         return [
             Inputs(
                 prefilled=[next(prefilled) for _ in ticket.course.prompts],
@@ -577,7 +581,7 @@ class Engine:
 
     def _note_cancelled(self, ticket: Ticket) -> None:
         stage, wasted = ticket.watch.stage, ticket.watch.device_seconds
-        self._observer.cancelled(stage, wasted)
+        self._observer.cancelled(ticket.job.tenant, stage, wasted)
         log.info(
             "job cancelled",
             extra={"job": ticket.job.id, "task": ticket.job.task, "stage": stage, "wasted_seconds": wasted},

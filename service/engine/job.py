@@ -1,7 +1,8 @@
 """What is asked of the engine, and what comes back: plain data that crosses processes, but for the family."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from PIL.Image import Image
 
@@ -10,6 +11,7 @@ from model.family import Capabilities, Family
 from model.prompt import Task
 from model.question import Answered, Question
 from model.request import Progress
+from service.about import About
 from service.engine.scheduler import PRIORITIES, Priority
 
 
@@ -21,6 +23,7 @@ class Job:
         id: The answer's id on the wire.
         work: What to do, in the model's words.
         tenant: Whose share of the device it uses.
+        weight: How large that share is beside other tenants'.
         deadline_seconds: After its submission; it is refused or cut off rather than late.
         num_previews: Rough looks at a picture in the making, spread over its steps.
         is_repeatable: It may be run again, its events from the start, when the engine ended under it.
@@ -29,6 +32,7 @@ class Job:
     id: str
     work: Drawing | Question
     tenant: str = ""
+    weight: float = 1.0
     priority: Priority = "interactive"
     deadline_seconds: float | None = None
     num_previews: int = 0
@@ -119,8 +123,10 @@ class ModelCard:
 
     Attributes:
         id: Its name on the wire.
-        weights_hash: SHA-256 over the weight files.
+        weights_hash: SHA-256 over the weight files; of random weights, over config and seed.
+        load_format: Whether the weights are the checkpoint's or random.
         backend: The attention backend.
+        about: What the checkpoint says for people.
     """
 
     id: str
@@ -129,6 +135,8 @@ class ModelCard:
     device: str
     dtype: str
     backend: str
+    load_format: Literal["auto", "random"] = "auto"
+    about: About = field(default_factory=About)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,8 @@
 """What there is to count of an engine."""
 
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 from model.drawing import Drawn
 from model.question import Answered
@@ -32,8 +34,22 @@ class Observer:
     def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
         """Take note of a job that went well."""
 
-    def cancelled(self, stage: str, wasted_seconds: float) -> None:
-        """Take note of a job that was cancelled, where, and of the work that was for nothing."""
+    def cancelled(self, tenant: str, stage: str, wasted_seconds: float) -> None:
+        """Take note of a job that was cancelled, whose, where, and of the work that was for nothing."""
 
     def restarted(self) -> None:
         """Take note of an engine that ended by itself and is started again."""
+
+
+class Observers(Observer):
+    """Several who count the same."""
+
+    def __init__(self, *observers: Observer) -> None:
+        for name in vars(Observer):
+            if not name.startswith("_"):
+                setattr(self, name, partial(_tell, [getattr(each, name) for each in observers]))
+
+
+def _tell(listeners: list[Callable[..., None]], *values: Any) -> None:
+    for listener in listeners:
+        listener(*values)

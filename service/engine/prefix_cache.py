@@ -6,22 +6,55 @@ pass the vision tower and outnumber the words. So beginnings up to the last cut 
 several prompts of a round need are read first, in a packed call of their own; any other is a part of what
 the one call for all the rest leaves.
 
+Tenants are served apart, also where their prompts are equal: how soon an answer comes, and how many of its
+tokens were cached, must not tell what others have asked.
+
 Used on the engine's thread only: there are no locks. Knows families by their contract, and no tensors.
 """
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from model.family import Context, Depth, Family, PreparedPrompt
+from model.family import Block, Context, Depth, Family, PreparedPrompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """A job's wish for the context of a prompt."""
+    """A job's wish for the context of a prompt.
+
+    Attributes:
+        tenant: Whose job it is.
+    """
 
     job_id: str
     prompt: PreparedPrompt
+    tenant: str = ""
+
+
+@dataclass(frozen=True)
+class OwnPrompt:
+    """A prompt that only its tenant's prompts are equal to."""
+
+    prompt: PreparedPrompt
+    tenant: str
+
+    @property
+    def depth(self) -> Depth:
+        """What its context will hold."""
+        return self.prompt.depth
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """All of it in order, by keys of the tenant's own."""
+        suffix = self.tenant.encode()
+        blocks = self.prompt.blocks
+        return tuple(Block(key=each.key + suffix, num_tokens=each.num_tokens) for each in blocks)
+
+    def beginning(self, num_blocks: int) -> "OwnPrompt":
+        """Return its first blocks as a prompt, as the prompt itself does."""
+        return OwnPrompt(self.prompt.beginning(num_blocks), self.tenant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +108,16 @@ class PrefixCache:
         Equal prompts, and prompts that are equal up to their last block, are read once, and counted for
         the first of them. When the family raises, nothing is held for these asks.
         """
-        prompts = [ask.prompt for ask in asks]
+        prompts = [OwnPrompt(ask.prompt, ask.tenant) for ask in asks]
         try:
             cut = [prompt for prompt in self._missing(prompts) if len(prompt.blocks) > 1]
             wanted = Counter(prompt.blocks[-2].key for prompt in cut)
             shared = [_beginning(prompt) for prompt in cut if wanted[prompt.blocks[-2].key] > 1]
             num_read = self._read(shared)
             num_read |= self._read(prompts)
-            return [self._take(ask, num_read) for ask in asks]
+            return [
+                self._take(ask.job_id, prompt, num_read) for ask, prompt in zip(asks, prompts, strict=True)
+            ]
         finally:
             self._evict()
 
@@ -94,7 +129,7 @@ class PrefixCache:
                 self._entries.move_to_end(key)
         self._evict()
 
-    def _read(self, prompts: Sequence[PreparedPrompt]) -> dict[bytes, int]:
+    def _read(self, prompts: Sequence[OwnPrompt]) -> dict[bytes, int]:
         """Read and keep what is missing; return how many tokens that took, by the prompt's key."""
         missing = self._missing(prompts)
         if not missing:
@@ -105,7 +140,9 @@ class PrefixCache:
             prompt if len(prompt.blocks) - num_blocks == 1 else prompt.beginning(len(prompt.blocks))
             for prompt, (num_blocks, _) in zip(missing, known, strict=True)
         ]
-        contexts = self._family.prefill(deep, prefixes=[context for _, context in known])
+        contexts = self._family.prefill(
+            [prompt.prompt for prompt in deep], prefixes=[context for _, context in known]
+        )
         num_read = {}
         for prompt, (num_blocks, _), context in zip(missing, known, contexts, strict=True):
             if len(prompt.blocks) - num_blocks > 1:
@@ -114,20 +151,20 @@ class PrefixCache:
             num_read[prompt.blocks[-1].key] = sum(block.num_tokens for block in prompt.blocks[num_blocks:])
         return num_read
 
-    def _keep(self, prompt: PreparedPrompt, read: Context) -> None:
+    def _keep(self, prompt: OwnPrompt, read: Context) -> None:
         """Keep the context of a prompt that is a part of what was read."""
         num_tokens = sum(block.num_tokens for block in prompt.blocks)
         context = self._family.part(read, num_tokens, prompt.depth)
         self._entries[prompt.blocks[-1].key, prompt.depth] = Entry(context, context.num_bytes)
         self.num_bytes += context.num_bytes
 
-    def _missing(self, prompts: Sequence[PreparedPrompt]) -> list[PreparedPrompt]:
+    def _missing(self, prompts: Sequence[OwnPrompt]) -> list[OwnPrompt]:
         """Return the prompts that have to be read; of equal ones the deepest."""
         by_depth = sorted(prompts, key=lambda prompt: prompt.depth)
         deepest = {prompt.blocks[-1].key: prompt for prompt in by_depth}
         return [prompt for key, prompt in deepest.items() if not self._find(key, prompt.depth)]
 
-    def _longest_beginning(self, prompt: PreparedPrompt) -> tuple[int, Context | None]:
+    def _longest_beginning(self, prompt: OwnPrompt) -> tuple[int, Context | None]:
         """Return the most leading blocks whose context can be gone on from, and that context."""
         depth = max(prompt.depth, Depth.BEGINNING)
         for num_blocks in range(len(prompt.blocks) - 1, 0, -1):
@@ -143,12 +180,12 @@ class PrefixCache:
                 return entry
         return None
 
-    def _take(self, ask: Ask, num_read: dict[bytes, int]) -> Prefilled:
+    def _take(self, job_id: str, prompt: OwnPrompt, num_read: dict[bytes, int]) -> Prefilled:
         """Hold a context for a job; the first to take what was read accounts for it."""
-        blocks = ask.prompt.blocks
-        entry = self._find(blocks[-1].key, ask.prompt.depth)
+        blocks = prompt.blocks
+        entry = self._find(blocks[-1].key, prompt.depth)
         assert entry, "all that was missing has been read"
-        entry.holders.add(ask.job_id)
+        entry.holders.add(job_id)
         was_read = blocks[-1].key in num_read
         prefilled = sum(num_read.pop(block.key, 0) for block in blocks[-2:]) if was_read else 0
         cached = sum(block.num_tokens for block in blocks) - prefilled
@@ -166,6 +203,6 @@ class PrefixCache:
                 self.num_bytes -= entry.num_bytes
 
 
-def _beginning(prompt: PreparedPrompt) -> PreparedPrompt:
+def _beginning(prompt: OwnPrompt) -> OwnPrompt:
     """Return all but the last block."""
     return prompt.beginning(len(prompt.blocks) - 1)

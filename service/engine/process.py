@@ -208,8 +208,8 @@ class EngineProcess:
             match await self._peer.receive():
                 case "beat", step_seconds, status:
                     self._heard, self._step_seconds, self.status = monotonic(), step_seconds, status
-                case "event", job_id, event:
-                    self._tell(job_id, event)
+                case "event", job_id, tenant, event:
+                    self._tell(job_id, tenant, event)
                 case "observed", observed:
                     for name, values in observed:
                         getattr(self._observer, name)(*values)
@@ -248,12 +248,12 @@ class EngineProcess:
             await asyncio.sleep(self._limits.max_stop_seconds)
         raise EngineDraining("the engine's process is stopped")
 
-    def _tell(self, job_id: str, event: Event) -> None:
+    def _tell(self, job_id: str, tenant: str, event: Event) -> None:
         flight = self._flights.get(job_id)
         if flight is None:
             if isinstance(event, Finished):
                 # It was cancelled here while this was on its way.
-                self._observer.cancelled("done", event.timings.device_seconds)
+                self._observer.cancelled(tenant, "done", event.timings.device_seconds)
             return
         is_queued = isinstance(event, Progress) and event.stage == "queue"
         flight.stage = "waiting" if is_queued else "begun"

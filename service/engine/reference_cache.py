@@ -1,5 +1,7 @@
 """Latents of reference images kept by content, so that an image that is edited again is encoded once.
 
+Tenants are served apart, also where their images are equal, as in prefix_cache.py.
+
 Used on the engine's thread only: there are no locks.
 """
 
@@ -29,11 +31,15 @@ class ReferenceCache:
         """Memory of all latents that are kept."""
         return int(self._latents.currsize)
 
-    def encode(self, images: Sequence[Image]) -> list[Tensor]:
-        """Return latents [C, Y, X] of images, in their order; equal images are encoded once."""
-        keys = [_key(image) for image in images]
+    def encode(self, images: Sequence[tuple[str, Image]]) -> list[Tensor]:
+        """Return latents [C, Y, X] of images, in their order; equal images of a tenant are encoded once.
+
+        Args:
+            images: Each beside the tenant whose it is.
+        """
+        keys = [_key(image) + tenant.encode() for tenant, image in images]
         known = {key: latent for key in keys if (latent := self._latents.get(key)) is not None}
-        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
+        missing = {key: image for key, (_, image) in zip(keys, images, strict=True) if key not in known}
         for key, latent in zip(missing, self._family.encode(list(missing.values())), strict=True):
             known[key] = latent
             with suppress(ValueError):  # larger than all that may be kept

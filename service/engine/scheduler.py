@@ -17,7 +17,6 @@ from service.engine.cost import CostModel, Load, Stage
 
 Priority = Literal["interactive", "batch"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
-Flow = tuple[str, Priority]
 
 ROUND: tuple[Stage, ...] = ("prefill", "decode", "answer", "prefill", "denoise")
 MAX_BILLS = 4
@@ -28,12 +27,28 @@ def _priority_weights() -> dict[Priority, float]:
     return {"interactive": 4.0, "batch": 1.0}
 
 
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Who has a share of the device.
+
+    Attributes:
+        weight: The tenant's, as the job that is asked about brought it; multiplies the priority's.
+    """
+
+    tenant: str
+    priority: Priority
+    weight: float = field(default=1.0, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"weight {self.weight} must be above 0")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
     """How jobs share the device. Nothing here changes a result.
 
     Attributes:
-        tenant_weights: Multiplies the priority's; 1 for who is not in it.
         max_tokens: Packed into one step, unless one job alone has more.
         max_rows: Packed into one step, unless one job alone has more.
         min_gain: The part of its cost alone that packing a job must save.
@@ -43,7 +58,6 @@ class SchedulerConfig:
     """
 
     priority_weights: Mapping[Priority, float] = field(default_factory=_priority_weights)
-    tenant_weights: Mapping[str, float] = field(default_factory=dict)
     max_tokens: int = 16384
     max_rows: int = 64
     min_gain: float = 0.05
@@ -51,15 +65,14 @@ class SchedulerConfig:
     ageing_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        if not all(weight > 0 for weight in (*self.priority_weights.values(), *self.tenant_weights.values())):
+        if not all(weight > 0 for weight in self.priority_weights.values()):
             raise ValueError("a weight must be above 0")
         if self.max_rows < 1:
             raise ValueError(f"max_rows {self.max_rows} must be above 0")
 
     def weight(self, flow: Flow) -> float:
         """Return the share of a flow, relative to the others'."""
-        tenant, priority = flow
-        return self.priority_weights[priority] * self.tenant_weights.get(tenant, 1.0)
+        return self.priority_weights[flow.priority] * flow.weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,19 +80,14 @@ class Standing:
     """What a job is to the scheduler, from its admission to its end.
 
     Attributes:
+        flow: Whose share it uses.
         deadline: When it must be done, in monotonic seconds as all times here.
     """
 
     job_id: str
-    tenant: str
-    priority: Priority
+    flow: Flow
     arrived: float
     deadline: float | None = None
-
-    @property
-    def flow(self) -> Flow:
-        """Whose share it uses."""
-        return self.tenant, self.priority
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

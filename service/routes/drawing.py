@@ -6,22 +6,29 @@ from fastapi import APIRouter, Request, Response
 
 from model.drawing import Drawn
 from service import wire
-from service.answering import image_files
-from service.deps import ReadyServiceDep, RequestIdDep, Service, TenantDep
+from service.answering import image_file
+from service.deps import EditTenantDep, GenerateTenantDep, ReadyServiceDep, RequestIdDep, Service
 from service.engine.job import Finished, Job
+from service.narration import Narration
 from service.results import publish
 from service.routes.jobs import as_job
-from service.routes.responses import REFUSALS, body_of
+from service.routes.responses import GUARDED, body_of, stream_of
 from service.schemas.answers import ImagesAnswer
 from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest
+from service.streaming import stream
 from service.tasks import answer, to_job
+from service.tenant import Tenant
 from service.waiting import finish
 
 FILES = {
     f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in ("png", "jpeg", "webp")
 }
-ANSWERS = REFUSALS | {
-    200: {"description": "The pictures, or with `binary` the one picture's file.", "content": FILES}
+ANSWERS = GUARDED | {
+    200: {
+        "description": "The pictures; with `binary` the one picture's file; with `stream` the events "
+        "`progress`, `partial_image`, then `completed`, which is the answer, or `error`.",
+        "content": FILES | stream_of("ProgressEvent", "PartialImageEvent", "ImagesAnswer"),
+    }
 }
 
 router = APIRouter(tags=["pictures"], responses=ANSWERS)
@@ -29,7 +36,7 @@ router = APIRouter(tags=["pictures"], responses=ANSWERS)
 
 @router.post("/v1/generate", response_model=ImagesAnswer, openapi_extra=body_of("GenerateRequest"))
 async def generate(
-    request: Request, service: ReadyServiceDep, request_id: RequestIdDep, tenant: TenantDep
+    request: Request, tenant: GenerateTenantDep, service: ReadyServiceDep, request_id: RequestIdDep
 ) -> Response:
     """Make pictures from words.
 
@@ -39,12 +46,12 @@ async def generate(
     asked = await wire.read(request, GenerateRequest, max_bytes=service.settings.max_body_bytes)
     if answered := await as_job(request, service, tenant, "generate", asked):
         return answered
-    return await draw(request, service, asked, request_id)
+    return await draw(request, service, asked, request_id, tenant)
 
 
 @router.post("/v1/edit", response_model=ImagesAnswer, openapi_extra=body_of("EditRequest", form="EditForm"))
 async def edit(
-    request: Request, service: ReadyServiceDep, request_id: RequestIdDep, tenant: TenantDep
+    request: Request, tenant: EditTenantDep, service: ReadyServiceDep, request_id: RequestIdDep
 ) -> Response:
     """Make pictures from pictures and an instruction.
 
@@ -54,12 +61,16 @@ async def edit(
     asked = await wire.read(request, EditRequest, max_bytes=service.settings.max_body_bytes, takes_form=True)
     if answered := await as_job(request, service, tenant, "edit", asked):
         return answered
-    return await draw(request, service, asked, request_id)
+    return await draw(request, service, asked, request_id, tenant)
 
 
-async def draw(request: Request, service: Service, asked: DrawingBody, request_id: str) -> Response:
+async def draw(
+    request: Request, service: Service, asked: DrawingBody, request_id: str, tenant: Tenant
+) -> Response:
     """Run a checked request and answer it."""
-    job = await to_job(service, asked, request_id)
+    job = await to_job(service, asked, request_id, tenant)
+    if asked.stream:
+        return await stream(request, service.client, [job], Narration(service, job, asked))
     finished = await finish(request, service.client, job)
     if asked.response_format == "url":
         return await link(request, service, job, asked, finished)
@@ -81,7 +92,7 @@ def respond(service: Service, job: Job, asked: DrawingBody, finished: Finished) 
     drawn = finished.result
     assert isinstance(drawn, Drawn)
     if asked.response_format == "binary":
-        (file,) = image_files(asked, drawn)
         headers = {"X-Seed": str(drawn.seeds[0]), "X-Model": service.client.model_id}
+        file = image_file(asked, drawn.images[0])
         return Response(file, media_type=f"image/{asked.output_format}", headers=headers)
     return Response(answer(service, job, asked, finished).model_dump_json(), media_type="application/json")

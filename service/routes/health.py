@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.deps import ReadyServiceDep, ServiceDep
-from service.routes.responses import REFUSALS
+from service.deps import MetricsTenantDep, ReadyServiceDep, ServiceDep
+from service.routes.responses import GUARDED, REFUSALS
 from service.schemas.answers import Health
 
 router = APIRouter(tags=["operation"], responses=REFUSALS)
@@ -28,19 +28,7 @@ async def health(service: ReadyServiceDep) -> Health:
     return Health(status=service.client.state.value)
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(service: ServiceDep) -> Response:
+@router.get("/metrics", response_class=Response, responses=GUARDED | {200: {"content": {"text/plain": {}}}})
+async def metrics(_: MetricsTenantDep, service: ServiceDep) -> Response:
     """Give every counter in Prometheus' text form."""
     return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/", include_in_schema=False)
-async def index() -> dict[str, str]:
-    """Point to where to go on."""
-    return {
-        "name": "hbridge",
-        "docs": "/docs",
-        "openapi": "/openapi.json",
-        "models": "/v1/models",
-        "capabilities": "/v1/capabilities",
-    }

@@ -9,24 +9,25 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from model.prompt import Task
 from service import wire
-from service.deps import Service, ServiceDep, TenantDep
+from service.deps import JobsTenantDep, Service, ServiceDep
 from service.errors import InvalidRequest, within
 from service.idempotency import key_of
 from service.jobs import Jobs, Order
 from service.ledger import EventRow, JobRow
-from service.routes.responses import REFUSALS, body_of
+from service.routes.responses import GUARDED, body_of
 from service.schemas.answers import ImagesAnswer
 from service.schemas.body import Body, validate
 from service.schemas.drawing import DrawingBody
 from service.schemas.jobs import JobAnswer, JobRequest
 from service.tasks import SCHEMAS
+from service.tenant import Tenant
 from service.waiting import unless_gone
 
 ASYNC = "respond-async"
 REPLAYED = "Idempotent-Replayed"
 EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
 
-router = APIRouter(tags=["jobs"], responses=REFUSALS)
+router = APIRouter(tags=["jobs"], responses=GUARDED)
 
 
 async def _jobs(request: Request) -> Jobs:
@@ -40,7 +41,7 @@ LastEventId = Annotated[
 
 
 @router.post("/v1/jobs", status_code=202, response_model=JobAnswer, openapi_extra=body_of("JobRequest"))
-async def create(request: Request, service: ServiceDep, jobs: JobsDep, tenant: TenantDep) -> Response:
+async def create(request: Request, service: ServiceDep, jobs: JobsDep, tenant: JobsTenantDep) -> Response:
     """Ask for a picture, an edit or an answer that is made by itself, however long that takes.
 
     `request` is the body that the task's own endpoint takes. The answer says where the job is; it outlives
@@ -48,6 +49,7 @@ async def create(request: Request, service: ServiceDep, jobs: JobsDep, tenant: T
     the same request again gives the same job.
     """
     body = await wire.read(request, JobRequest, max_bytes=service.settings.max_body_bytes)
+    await service.admit(tenant, body.task)
     with within("request"):
         asked = validate(SCHEMAS[body.task], body.request)
         check_form(asked)
@@ -59,12 +61,12 @@ async def create(request: Request, service: ServiceDep, jobs: JobsDep, tenant: T
 
 
 @router.get("/v1/jobs/{job_id}")
-async def show(request: Request, job_id: str, jobs: JobsDep, tenant: TenantDep) -> JobAnswer:
+async def show(request: Request, job_id: str, jobs: JobsDep, tenant: JobsTenantDep) -> JobAnswer:
     """Say how far a job is, and what came of it.
 
     `result` is what the task's own endpoint answers. Links in it are made anew every time.
     """
-    return await jobs.show(await jobs.find(tenant, job_id), str(request.base_url))
+    return await jobs.show(await jobs.find(tenant.name, job_id), str(request.base_url))
 
 
 @router.get(
@@ -72,24 +74,26 @@ async def show(request: Request, job_id: str, jobs: JobsDep, tenant: TenantDep) 
     response_class=Response,
     responses={200: {"content": EVENTS}, 204: {"description": "It has ended, and all was seen."}},
 )
-async def events(job_id: str, jobs: JobsDep, tenant: TenantDep, last_event_id: LastEventId = "0") -> Response:
+async def events(
+    job_id: str, jobs: JobsDep, tenant: JobsTenantDep, last_event_id: LastEventId = "0"
+) -> Response:
     """Follow a job by server-sent events, `state` and `progress`, from its creation to its end.
 
     Events are numbered and kept: with `Last-Event-ID`, as browsers send it when they connect again, only
     later ones are sent, after a restart of the server too.
     """
-    row = await jobs.find(tenant, job_id)
+    row = await jobs.find(tenant.name, job_id)
     if not last_event_id.isdecimal():
         raise InvalidRequest("Last-Event-ID must be the number of an event", param="Last-Event-ID")
     if row.has_ended and int(last_event_id) >= row.num_events:
         return Response(status_code=204)
-    return EventSourceResponse(_messages(jobs.follow(tenant, job_id, int(last_event_id))))
+    return EventSourceResponse(_messages(jobs.follow(tenant.name, job_id, int(last_event_id))))
 
 
 @router.delete("/v1/jobs/{job_id}")
-async def cancel(request: Request, job_id: str, jobs: JobsDep, tenant: TenantDep) -> JobAnswer:
+async def cancel(request: Request, job_id: str, jobs: JobsDep, tenant: JobsTenantDep) -> JobAnswer:
     """Cancel a job; of one that has ended, delete the result and its pictures."""
-    return await jobs.show(await jobs.cancel(tenant, job_id), str(request.base_url))
+    return await jobs.show(await jobs.cancel(tenant.name, job_id), str(request.base_url))
 
 
 def jobs_of(request: Request) -> Jobs:
@@ -99,13 +103,16 @@ def jobs_of(request: Request) -> Jobs:
     return jobs
 
 
-async def as_job(request: Request, service: Service, tenant: str, task: Task, asked: Body) -> Response | None:
+async def as_job(
+    request: Request, service: Service, tenant: Tenant, task: Task, asked: Body
+) -> Response | None:
     """Answer by way of a job when the client wants one; return None when it does not.
 
     It does with `Prefer: respond-async`, which is answered at once, and with an `Idempotency-Key`, which is
     answered when the job has ended. A client that leaves does not take such a job along: it can come back.
 
     Raises:
+        MissingScope: Its tenant's key may not make jobs.
         KeptError: What the job failed with.
         ClientGone: Nobody waits any more; the job goes on.
         RequestError: As Jobs.create, wait and result; so do others.
@@ -113,13 +120,14 @@ async def as_job(request: Request, service: Service, tenant: str, task: Task, as
     key = key_of(request)
     jobs = jobs_of(request)
     if prefers_async(request):
+        tenant.check_scopes("jobs")
         check_form(asked)
         row, is_new = await jobs.create(Order(tenant=tenant, task=task, asked=asked, key=key))
         return await accepted(request, jobs, row, is_new=is_new)
     if key is None:
         return None
     row, is_new = await jobs.create(Order(tenant=tenant, task=task, asked=asked, key=key))
-    row = await unless_gone(request, jobs.wait(tenant, row.id))
+    row = await unless_gone(request, jobs.wait(tenant.name, row.id))
     made = await jobs.result(row, str(request.base_url))
     headers = {} if is_new else {REPLAYED: "true"}
     if isinstance(asked, DrawingBody) and asked.response_format == "binary":

@@ -5,29 +5,29 @@ from typing import get_args
 from fastapi import APIRouter
 
 from model.flow import MAX_STEPS
-from service.deps import ReadyServiceDep, Service, ServiceDep
-from service.routes.responses import REFUSALS
+from service.deps import ReadyServiceDep, Service, ServiceDep, TenantDep
+from service.routes.responses import GUARDED
 from service.schemas.answers import CapabilitiesAnswer, Defaults, Limits, ModelCard, ModelList, SizeLimits
-from service.schemas.drawing import MAX_N, OutputFormat, ResponseFormat
+from service.schemas.drawing import MAX_N, MAX_PARTIAL_IMAGES, OutputFormat, ResponseFormat
 
-router = APIRouter(tags=["models"], responses=REFUSALS)
+router = APIRouter(tags=["models"], responses=GUARDED)
 
 
 @router.get("/v1/models")
-async def list_models(service: ServiceDep) -> ModelList:
+async def list_models(_: TenantDep, service: ServiceDep) -> ModelList:
     """List the models that are served, in the OpenAI API's form."""
     return ModelList(data=[_card(service)])
 
 
 @router.get("/v1/models/{model_id:path}")
-async def show_model(model_id: str, service: ServiceDep) -> ModelCard:
+async def show_model(model_id: str, _: TenantDep, service: ServiceDep) -> ModelCard:
     """Show one model."""
     service.check_model(model_id)
     return _card(service)
 
 
 @router.get("/v1/capabilities")
-async def show_capabilities(service: ReadyServiceDep) -> CapabilitiesAnswer:
+async def show_capabilities(_: TenantDep, service: ReadyServiceDep) -> CapabilitiesAnswer:
     """Say what the loaded model can do, within which limits, and what a field is when it is left out."""
     can = service.client.capabilities
     return CapabilitiesAnswer(
@@ -40,11 +40,18 @@ async def show_capabilities(service: ReadyServiceDep) -> CapabilitiesAnswer:
         guidance_clock=can.guidance_clock,
         limits=_limits(service),
         defaults=_defaults(service),
+        examples=service.client.card.about.examples,
     )
 
 
 def _card(service: Service) -> ModelCard:
-    return ModelCard(id=service.client.model_id, created=service.created)
+    client = service.client
+    return ModelCard(
+        id=client.model_id,
+        created=service.created,
+        weights_sha256=client.card.weights_hash if client.is_loaded else None,
+        load_format=service.settings.load_format,
+    )
 
 
 def _limits(service: Service) -> Limits:
@@ -54,6 +61,7 @@ def _limits(service: Service) -> Limits:
             step=can.size_step, min_side=can.min_side, max_side=can.max_side, max_pixels=can.max_pixels
         ),
         n=MAX_N,
+        partial_images=MAX_PARTIAL_IMAGES,
         num_inference_steps=MAX_STEPS,
         prompt_chars=settings.max_prompt_chars,
         prompt_tokens=can.max_prompt_tokens,
@@ -76,6 +84,7 @@ def _defaults(service: Service) -> Defaults:
         edit_guidance_scale=can.edit_guidance_scale,
         image_guidance_scale=can.image_guidance_scale,
         guidance_interval=can.guidance_interval,
+        guidance_rescale=can.guidance_rescale,
         solver="euler",
         output_format="png",
         response_format="b64_json",

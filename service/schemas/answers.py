@@ -13,18 +13,19 @@ class Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-def _is_none(value: object) -> bool:
+def is_none(value: object) -> bool:
+    """Say whether a field is to be left out."""
     return value is None
 
 
 class ImageData(Answer):
     """One picture."""
 
-    b64_json: str | None = Field(default=None, description="The file, in base64.", exclude_if=_is_none)
+    b64_json: str | None = Field(default=None, description="The file, in base64.", exclude_if=is_none)
     url: str | None = Field(
         default=None,
         description="Where the file is, for a while; instead of `b64_json`.",
-        exclude_if=_is_none,
+        exclude_if=is_none,
     )
     seed: int
     width: int
@@ -47,6 +48,7 @@ class UsageData(Answer):
     """What a request took."""
 
     prompt_tokens: int = Field(description="Of the whole prompt, its images included.")
+    prompt_image_tokens: int = Field(description="Of these, its images'.")
     cached_prompt_tokens: int = Field(description="Of these, read before and kept.")
     prefilled_tokens: int = Field(
         description="Read for this request, over all guidance branches; once, before the first step."
@@ -77,6 +79,7 @@ class GuidanceData(Answer):
     image: float
     interval: tuple[float, float]
     clock: Literal["time", "step"] = Field(description="What the interval counts.")
+    rescale: float
     branches: list[str] = Field(description="What guided steps computed.")
 
 
@@ -86,7 +89,10 @@ class Receipt(Answer):
     task: Task
     model: str
     family: str
-    weights_sha256: str
+    weights_sha256: str = Field(description="Over the weight files; of random weights, over config and seed.")
+    load_format: Literal["auto", "random"] = Field(
+        description="Whether weights are the checkpoint's or random."
+    )
     prompt: str
     negative_prompt: str
     seed: int = Field(description="Of the first picture; picture i has seed + i.")
@@ -153,6 +159,10 @@ class ModelCard(Answer):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "hbridge"
+    weights_sha256: str | None = Field(description="As in receipts; null until the model is loaded.")
+    load_format: Literal["auto", "random"] = Field(
+        description="Whether weights are the checkpoint's or random."
+    )
 
 
 class ModelList(Answer):
@@ -182,6 +192,7 @@ class Limits(Answer):
 
     size: SizeLimits
     n: int
+    partial_images: int
     num_inference_steps: int
     prompt_chars: int
     prompt_tokens: int
@@ -203,6 +214,7 @@ class Defaults(Answer):
     edit_guidance_scale: float
     image_guidance_scale: float
     guidance_interval: tuple[float, float]
+    guidance_rescale: float
     solver: str
     output_format: str
     response_format: str
@@ -221,3 +233,4 @@ class CapabilitiesAnswer(Answer):
     guidance_clock: Literal["time", "step"]
     limits: Limits
     defaults: Defaults
+    examples: dict[Task, list[str]] = Field(description="Words that the model does well with.")

@@ -9,19 +9,25 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PlainValidator,
     StringConstraints,
     ValidationError,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails
 
 from model.request import MAX_SEED
 from service.engine.scheduler import Priority
 from service.errors import InvalidRequest, RequestError, UnknownField
 
-PLANNED = frozenset({"stream", "partial_images", "mask", "guidance_rescale"})
+ELSEWHERE = frozenset(
+    {"audio", "functions", "function_call", "input_fidelity", "prediction", "reasoning_effort", "style"}
+    | {"tool_choice", "tools", "verbosity", "web_search_options", "webhook"}
+)
+"""Fields that other APIs of this kind have."""
 
 
 MAX_DEADLINE_MS = 24 * 3600 * 1000
@@ -38,7 +44,10 @@ def as_list(value: object) -> object:
     return [value] if isinstance(value, str | bytes) else value
 
 
-ENCODED_SCHEMA = {"type": "string", "description": "A data: URL or bare base64."}
+ENCODED_SCHEMA = {
+    "type": "string",
+    "description": "A data: URL, bare base64, or an https address where the server fetches images.",
+}
 Encoded = Annotated[str | bytes, PlainValidator(_encoded), WithJsonSchema(ENCODED_SCHEMA)]
 OneOrMore = Annotated[
     list[Encoded],
@@ -46,6 +55,7 @@ OneOrMore = Annotated[
     Field(min_length=1),
     WithJsonSchema({"anyOf": [ENCODED_SCHEMA, {"type": "array", "items": ENCODED_SCHEMA, "minItems": 1}]}),
 ]
+EndUser = Annotated[str, StringConstraints(max_length=128)]
 Metadata = Annotated[
     dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
     Field(max_length=16, description="Up to 16 pairs of your own, echoed in the answer and never logged."),
@@ -68,6 +78,28 @@ class Part(BaseModel):
             name: value for name, value in data.items() if value is not None or name not in cls.model_fields
         }
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Say in the API's document what drop_nulls does."""
+        reference = handler(core_schema)
+        schema = handler.resolve_ref_schema(reference)
+        for name, field in schema["properties"].items():
+            if name not in schema.get("required", ()):
+                schema["properties"][name] = _or_null(field)
+        return reference
+
+
+def _or_null(field: JsonSchemaValue) -> JsonSchemaValue:
+    """Return the schema of a field that may be null as well."""
+    about = {name: field[name] for name in ("title", "description", "default", "examples") if name in field}
+    kinds = {name: value for name, value in field.items() if name not in about}
+    choices = kinds["anyOf"] if kinds.keys() == {"anyOf"} else [kinds]
+    if {"type": "null"} in choices:
+        return field
+    return about | {"anyOf": [*choices, {"type": "null"}]}
+
 
 class Body(Part):
     """What all three tasks take."""
@@ -82,11 +114,26 @@ class Body(Part):
         description="Refused (429) when it cannot be met, given up (504) when it is missed.",
     )
     metadata: Metadata = Field(default_factory=dict)
+    stream: bool = Field(False, description="Answer with server-sent events, the whole answer last.")
 
     @property
     def deadline_seconds(self) -> float | None:
         """The deadline in the engine's unit."""
         return None if self.deadline_ms is None else self.deadline_ms / 1000
+
+
+class EndUserBody(Body):
+    """Whom a request is made for."""
+
+    user: EndUser | None = Field(
+        None, description="An end user's id; written to the log, for abuse to be found."
+    )
+    safety_identifier: EndUser | None = Field(None, description="The same as user; goes before it.")
+
+    @property
+    def end_user(self) -> str | None:
+        """The end user's id."""
+        return self.safety_identifier or self.user or None
 
 
 AnyBody = TypeVar("AnyBody", bound=Part)
@@ -140,7 +187,7 @@ def _sentence(schema: type[Part], path: str, problem: ErrorDetails) -> str:
     if problem["type"] != "extra_forbidden":
         words = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         return f"{path}: {words}"
-    if path in PLANNED and path not in schema.model_fields:
+    if path in ELSEWHERE and path not in schema.model_fields:
         return f"{path} is not supported here; leave it out"
     close = get_close_matches(path, schema.model_fields, n=1)
     return f"{path} is not a field of this request" + (f"; did you mean {close[0]}?" if close else "")

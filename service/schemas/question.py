@@ -20,7 +20,7 @@ class TextPart(Part):
     """Words of a message."""
 
     type: Literal["text"]
-    text: str = Field(min_length=1)
+    text: str
 
 
 class ImageUrl(Part):
@@ -64,7 +64,20 @@ class Message(Part):
         return [part.image_url.url for part in self.content if isinstance(part, ImagePart)]
 
 
-class UnderstandRequest(Body):
+class AnswerOptions(Body):
+    """How words are to be chosen."""
+
+    max_tokens: int | None = Field(
+        None, ge=1, description="Most tokens of the answer; the default in /v1/capabilities when left out."
+    )
+    temperature: float = Field(0.0, ge=0, le=2, description="0 takes the likeliest word every time.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest words that hold this share.")
+    stop: Stop = Field(
+        default_factory=list, description="Words that end the answer, up to 4; not part of it."
+    )
+
+
+class UnderstandRequest(AnswerOptions):
     """A question about pictures, or a conversation that ends in one."""
 
     model_config = ConfigDict(
@@ -77,14 +90,6 @@ class UnderstandRequest(Body):
     )
     image: OneOrMore | None = Field(None, description="The picture that prompt asks about, or several.")
     images: OneOrMore | None = Field(None, description="The pictures that prompt asks about.")
-    max_tokens: int | None = Field(
-        None, ge=1, description="Most tokens of the answer; the default in /v1/capabilities when left out."
-    )
-    temperature: float = Field(0.0, ge=0, le=2, description="0 takes the likeliest word every time.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest words that hold this share.")
-    stop: Stop = Field(
-        default_factory=list, description="Words that end the answer, up to 4; not part of it."
-    )
 
 
 def check_question(asked: UnderstandRequest) -> None:
@@ -105,8 +110,8 @@ def check_question(asked: UnderstandRequest) -> None:
             "the last message must be the user's", param=f"messages.{len(asked.messages) - 1}.role"
         )
     for index, message in enumerate(asked.messages):
-        if message.images and message.role != "user":
-            raise BadRequest("only the user's messages bring images", param=f"messages.{index}.content")
+        if message.images and message.role == "system":
+            raise BadRequest("the system's message brings no images", param=f"messages.{index}.content")
         if message.role == "system" and index:
             raise BadRequest("only the first message may be the system's", param=f"messages.{index}.role")
 

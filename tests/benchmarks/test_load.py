@@ -1,11 +1,16 @@
+import asyncio
 from pathlib import Path
 from random import Random
 
+import httpx
 import pytest
 
-from benchmarks.load import BURST, TASKS, Mix, Outcome, Run, draw_shots, make_request, page, plot
+from benchmarks.load import BURST, TASKS, Mix, Outcome, Run, Shot, draw_shots, make_request, page, plot, shoot
+from service.app import create_app
+from service.loading import create_client
 from service.schemas.drawing import EditRequest, GenerateRequest
 from service.schemas.question import UnderstandRequest
+from service.settings import Settings
 
 MIX = Mix()
 
@@ -46,3 +51,32 @@ def test_refusals_are_no_latencies_and_all_is_counted(tmp_path: Path) -> None:
     about = {"command": "c", "device": "d", "commit": "e", "capacity": report}
     text = page({**about, "runs": [{"share": 0.5, **report}]}, "load.png")
     assert "0.50, 1.50, 1.50" in text
+
+
+def test_a_shot_is_followed_to_its_end(model_folder: Path) -> None:
+    settings = Settings(model=str(model_folder), engine="inline", max_waiting=0, max_prompt_chars=9)
+    client = create_client(settings)
+    app = create_app(settings, client)
+    bodies = [
+        ("generate", {"prompt": "red", "num_inference_steps": 4}),
+        ("understand", {"prompt": "what?", "max_tokens": 2}),
+        ("generate", {"prompt": "longer than it may be"}),
+    ]
+
+    async def run_all() -> Run:
+        run = Run(title="three", num_shots=len(bodies))
+        async with app.router.lifespan_context(app):
+            await client.ready()
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as web:
+                for task, body in bodies:
+                    await shoot(web, Shot(due=0.0, task=task, body=body), run)
+        return run
+
+    drawn, answered, refused = asyncio.run(run_all()).outcomes
+    assert [each.status for each in (drawn, answered, refused)] == [200, 200, 400]
+    assert answered.queue is not None
+    assert drawn.queue is not None
+    assert drawn.first is not None
+    assert drawn.queue < drawn.first <= drawn.total
+    assert (refused.queue, refused.first) == (None, None)

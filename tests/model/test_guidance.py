@@ -51,3 +51,18 @@ def test_three_branches_lean_by_both_scales() -> None:
 def test_an_interval_must_rise_within_flow_time(interval: tuple[float, float]) -> None:
     with pytest.raises(BadRequest, match="guidance_interval"):
         Guidance(interval=interval)
+
+
+def test_a_full_rescale_has_the_spread_of_the_full_branch_and_none_changes_nothing() -> None:
+    velocities = {FULL: C, NO_IMAGE: U}
+    plain, half, whole = (Guidance(text=5.0, rescale=r).combine(velocities) for r in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(whole.std(), C.std())
+    torch.testing.assert_close(half, (plain + whole) / 2)
+    torch.testing.assert_close(plain, U + 5 * (C - U))
+    assert torch.equal(Guidance(rescale=1.0).combine({FULL: C}), C)
+
+
+@pytest.mark.parametrize("rescale", [-0.1, 1.1])
+def test_a_rescale_is_a_share(rescale: float) -> None:
+    with pytest.raises(BadRequest, match="guidance_rescale"):
+        Guidance(rescale=rescale)

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ from torch import nn
 
 from model.errors import BadCheckpoint, MissingCapability
 from model.family import Size
-from model.latents import build_autoencoder, decode_latent, draw_noise, encode_references
+from model.latents import AUTOENCODER, build_autoencoder, decode_latent, draw_noise, encode_references
+from model.names import Names
+from model.registry import resolve
 
 PICTURE = Image.effect_noise((32, 48), 60).convert("RGB")
 
@@ -18,6 +21,38 @@ def autoencoder(drawing_folder: Path) -> nn.Module:
     torch.manual_seed(0)
     config = json.loads((drawing_folder / "config.json").read_text())["vae"]
     return build_autoencoder({"_class_name": "AutoencoderKL", **config}).requires_grad_(False).eval()
+
+
+def test_both_published_namings_of_the_autoencoder_are_read() -> None:
+    """The names are those of FLUX's own file, as its release describes them."""
+    config = json.loads((resolve("omnigen2") / "vae/config.json").read_text())
+    with torch.device("meta"):
+        ours = build_autoencoder(config).state_dict()
+    names = Names(parts={"vae": AUTOENCODER})
+    assert all(names.ours(f"vae.{name}") == f"vae.{name}" for name in ours)
+    assert {names.ours(f"vae.{name}") for name in flux_names()} == {f"vae.{name}" for name in ours}
+    assert (
+        names.ours("vae.decoder.up.3.upsample.conv.bias") == "vae.decoder.up_blocks.0.upsamplers.0.conv.bias"
+    )
+    assert names.ours("vae.encoder.mid.attn_1.v.weight") == "vae.encoder.mid_block.attentions.0.to_v.weight"
+
+
+def flux_names() -> Iterator[str]:
+    residual = ("norm1", "conv1", "norm2", "conv2")
+    for side, level, num_blocks, sample, widened in (
+        ("encoder", "down", 2, "downsample", ("down.1", "down.2")),
+        ("decoder", "up", 3, "upsample", ("up.0", "up.1")),
+    ):
+        blocks = [f"{level}.{i}.block.{j}" for i in range(4) for j in range(num_blocks)]
+        modules = [
+            f"{block}.{each}" for block in (*blocks, "mid.block_1", "mid.block_2") for each in residual
+        ]
+        modules += [f"{place}.block.0.nin_shortcut" for place in widened]
+        still = 3 if side == "encoder" else 0
+        modules += [f"{level}.{i}.{sample}.conv" for i in range(4) if i != still]
+        modules += [f"mid.attn_1.{each}" for each in ("norm", "q", "k", "v", "proj_out")]
+        modules += ["conv_in", "norm_out", "conv_out"]
+        yield from (f"{side}.{module}.{kind}" for module in modules for kind in ("weight", "bias"))
 
 
 def test_noise_is_standard_and_in_latent_pixels() -> None:

@@ -22,6 +22,11 @@ def test_other_configs_are_refused(config: dict[str, object]) -> None:
         family_name(config)
 
 
+def test_a_config_of_another_kind_of_model_is_told_by_its_name() -> None:
+    with pytest.raises(BadCheckpoint, match="its model_type is 'llama'"):
+        family_name({"model_type": "llama"})
+
+
 def test_a_folder_is_itself(tmp_path: Path) -> None:
     assert resolve(tmp_path) == tmp_path
 
@@ -31,5 +36,6 @@ def test_a_short_name_is_a_shipped_folder(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "hbridge-nano/config.json").write_text("{}")
     monkeypatch.setattr(registry, "SHIPPED", tmp_path)
     assert resolve("hbridge-nano") == tmp_path / "hbridge-nano"
+    assert resolve("omnigen2") == registry.PUBLISHED / "omnigen2"
     with pytest.raises(BadCheckpoint, match=r"hbridge-huge is no folder .*\(hbridge-nano\)"):
         resolve("hbridge-huge")

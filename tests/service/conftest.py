@@ -1,25 +1,30 @@
 """A tiny real model behind the engine and the app; tests that need to hold a step hold the gate."""
 
+import asyncio
 import base64
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.database import Database
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
 from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.loading import load_model
+from service.server import Server
 from service.settings import Settings
+from tests.service.local_client import local_client, make_key
 from tests.service.postgresql import PostgreSQL
 
 
@@ -39,6 +44,59 @@ class Gated:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._family, name)
+
+
+class Running:
+    """A real server on a free port, in a thread of its own; ready when entered."""
+
+    def __init__(self, settings: Settings, client: Client) -> None:
+        self.server = Server(settings, client)
+        self.greetings: list[str] = []
+        self.warnings: list[str] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        asyncio.run(self.server.run_until_stopped(self._greet))
+
+    def _greet(self, url: str, warning: str) -> None:
+        self.warnings.append(warning)
+        self.greetings.append(url)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return self.server.url
+
+    def start(self) -> None:
+        """Wait until it listens; its model may not be ready."""
+        self._thread.start()
+        while self._thread.is_alive() and not self.server.started:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Wait until it has ended."""
+        self.server.should_exit = True
+        self.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        while self._thread.is_alive() and not self.greetings:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def join(self) -> None:
+        """Wait for the server to end."""
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def run_server() -> type[Running]:
+    """Return what runs a real server, from its settings and its client."""
+    return Running
 
 
 @pytest.fixture(scope="session")
@@ -62,9 +120,8 @@ def gated_model(loaded: LoadedModel, gated: Gated) -> LoadedModel:
 def make_client() -> Callable[..., Client]:
     """Return a function from a loaded model to a client that has not started."""
 
-    def make(model: LoadedModel, *, max_waiting: int = 4, max_running: int = 32) -> Client:
-        config = EngineConfig(max_waiting=max_waiting, max_running=max_running)
-        host = InlineEngine(lambda: model, config)
+    def make(model: LoadedModel, *, max_waiting: int = 4, **config: Any) -> Client:
+        host = InlineEngine(lambda: model, EngineConfig(max_waiting=max_waiting, **config))
         return Client(host, model_id=model.card.id)
 
     return make
@@ -108,6 +165,35 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture
+def use(database_url: str) -> Callable[[Callable[[Database], Awaitable[Any]]], Any]:
+    """Return a function that runs something on the database, from its start to its stop, and returns it."""
+
+    async def run(work: Callable[[Database], Awaitable[Any]]) -> Any:
+        database = Database(database_url)
+        try:
+            await database.start()
+            return await work(database)
+        finally:
+            await database.stop()
+
+    return lambda work: asyncio.run(run(work))
+
+
+@pytest.fixture
+def keyed_web(
+    loaded: LoadedModel,
+    make_client: Callable[..., Client],
+    wait_until: Callable[..., None],
+    settings: Settings,
+) -> Iterator[TestClient]:
+    """An app of this test's own that is ready, and demands keys."""
+    with local_client(create_app(settings, make_client(loaded)), raise_server_exceptions=False) as web:
+        make_key(web, tenant="somebody")
+        wait_until(lambda: web.get("/readyz").status_code == 200)
+        yield web
+
+
 @pytest.fixture(scope="session")
 def make_web(
     make_client: Callable[..., Client], wait_until: Callable[..., None]
@@ -117,7 +203,7 @@ def make_web(
     @contextmanager
     def make(model: LoadedModel, settings: Settings, **limits: int) -> Iterator[TestClient]:
         client = make_client(model, **limits)
-        with TestClient(create_app(settings, client), raise_server_exceptions=False) as web:
+        with local_client(create_app(settings, client), raise_server_exceptions=False) as web:
             wait_until(lambda: web.get("/readyz").status_code == 200)
             yield web
 
@@ -130,7 +216,7 @@ def web(
 ) -> Iterator[TestClient]:
     """An app that is ready, over the loaded model, with small limits."""
     settings = Settings(max_body_bytes=200_000, max_image_pixels=10_000, max_prompt_chars=60, max_tokens=16)
-    with TestClient(create_app(settings, make_client(loaded)), raise_server_exceptions=False) as client:
+    with local_client(create_app(settings, make_client(loaded)), raise_server_exceptions=False) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200)
         yield client
 
@@ -145,7 +231,7 @@ def gated_web(
 ) -> Iterator[TestClient]:
     """An app of this test's own that is ready; two jobs may wait."""
     client = make_client(gated_model, max_waiting=2)
-    with TestClient(create_app(settings, client), raise_server_exceptions=False) as web:
+    with local_client(create_app(settings, client), raise_server_exceptions=False) as web:
         wait_until(lambda: web.get("/readyz").status_code == 200)
         gated.num_calls = 0
         yield web

@@ -22,6 +22,15 @@ def test_a_log_line_names_the_request_and_holds_none_of_its_words(
     assert not any("secret" in str(record.__dict__) for record in ours)
 
 
+def test_an_end_user_who_is_named_for_that_is_in_the_log(
+    web: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    web.post("/v1/images/generations", json={"prompt": "a", "user": "u-7"})
+    (line,) = [record.__dict__ for record in caplog.records if record.getMessage() == "request"]
+    assert line["end_user"] == "u-7"
+
+
 def test_probes_do_not_fill_the_log(web: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for path in ("/livez", "/readyz", "/metrics"):

@@ -1,3 +1,4 @@
+import json
 import re
 import signal
 import subprocess
@@ -90,6 +91,12 @@ def test_understand_writes_the_answer(
         (["serve", "--port", "70000"], "port"),
         (["serve", "--model", "nowhere", "--port", "0", "--engine", "inline"], "nowhere"),
         (["serve", "--engine", "steam"], "engine"),
+        (["serve", "--load-format", "guess"], "load_format"),
+        (["serve", "--model", "org/name"], "needs a commit"),
+        (["serve", "--model", "omnigen2", "--port", "0", "--engine", "inline"], "only configs"),
+        (["convert", "none", "none", "out"], "none is no folder"),
+        (["convert", "hbridge-tiny", "hbridge-tiny", "out", "--start", "warm"], "warm"),
+        (["size", "poodle"], "poodle"),
         (["paint"], "paint"),
     ],
 )
@@ -107,6 +114,23 @@ def test_a_fault_of_the_users_is_said_in_a_line(
     assert words in output
     assert "Traceback" not in output
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_is_converted_draws(
+    run: Callable[..., tuple[int, str]], qwen_folder: Path, omnigen2_folder: Path, tmp_path: Path
+) -> None:
+    limits = {"max_side": 64, "max_pixels": 4096, "default_size": [32, 32], "min_side": 16}
+    fields = {"skip_first": 1, "skip_last": 1, "srt_count": 4, "limits": limits}
+    (tmp_path / "fields.json").write_text(json.dumps(fields))
+    out, picture = tmp_path / "hbridge", tmp_path / "a.png"
+    code, output = run("convert", qwen_folder, omnigen2_folder, out, "--config", tmp_path / "fields.json")
+    assert code == 0, output
+    code, output = run("generate", "a circle", "-o", picture, "--steps", 1, "--model", out)
+    assert code == 0, output
+    assert picture.is_file()
+    code, output = run("size", out)
+    assert code == 0
+    assert "| bridge |" in output
 
 
 @pytest.mark.timeout(300)

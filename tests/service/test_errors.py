@@ -1,5 +1,7 @@
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,12 +10,22 @@ from starlette.testclient import TestClient
 from model import errors as model_errors
 from service import errors
 from service.engine import errors as engine_errors
-from service.errors import InvalidRequest, KeptError, error_type, keep, status_of, within
+from service.errors import (
+    ROUTING_CODES,
+    STATUS,
+    InvalidRequest,
+    KeptError,
+    error_type,
+    keep,
+    status_of,
+    within,
+)
 
 P = {"prompt": "a"}
 GENERATE, EDIT, UNDERSTAND = "/v1/generate", "/v1/edit", "/v1/understand"
 PNG = "$PNG"  # stands for a good picture
 WIDE = "$WIDE"  # stands for a picture with too many pixels
+SMALL = "$SMALL"  # stands for a picture of a size that is not made
 
 
 def user(*parts: Any, role: str = "user") -> dict[str, Any]:
@@ -35,11 +47,17 @@ BAD = [
     (GENERATE, P | {"negative_prompt": "a" * 61}, "prompt_too_long", "negative_prompt"),
     (GENERATE, P | {"promt": "a"}, "unknown_field", "promt"),
     (GENERATE, P | {"image": PNG}, "unknown_field", "image"),
-    (GENERATE, P | {"stream": False}, "unknown_field", "stream"),
-    (GENERATE, P | {"partial_images": 0}, "unknown_field", "partial_images"),
+    (GENERATE, P | {"stream": 1}, "invalid_request", "stream"),
+    (GENERATE, P | {"stream": True, "response_format": "binary"}, "invalid_request", "response_format"),
+    (GENERATE, P | {"stream": True, "response_format": "url"}, "invalid_request", "response_format"),
+    (GENERATE, P | {"stream": True, "partial_images": 4}, "invalid_request", "partial_images"),
+    (GENERATE, P | {"partial_images": 1}, "invalid_request", "partial_images"),
+    (GENERATE, P | {"webhook": "https://example.org"}, "unknown_field", "webhook"),
+    (UNDERSTAND, P | {"stream": True, "partial_images": 1}, "unknown_field", "partial_images"),
     (GENERATE, P | {"priority": "urgent"}, "invalid_request", "priority"),
     (GENERATE, P | {"deadline_ms": 0}, "invalid_request", "deadline_ms"),
-    (GENERATE, P | {"guidance_rescale": 0.5}, "unknown_field", "guidance_rescale"),
+    (GENERATE, P | {"guidance_rescale": 1.5}, "invalid_request", "guidance_rescale"),
+    (GENERATE, P | {"mask": PNG}, "unknown_field", "mask"),
     (GENERATE, P | {"nope": None}, "unknown_field", "nope"),
     (GENERATE, P | {"acceleration": "fast"}, "invalid_request", "acceleration"),
     (GENERATE, P | {"n": 0}, "invalid_request", "n"),
@@ -94,7 +112,11 @@ BAD = [
     (EDIT, P | {"image": WIDE}, "image_too_large", "image"),
     (EDIT, P | {"image": PNG, "images": [PNG]}, "invalid_request", "images"),
     (EDIT, P | {"images": [PNG] * 30}, "invalid_request", "images"),
-    (EDIT, P | {"image": PNG, "mask": PNG}, "unknown_field", "mask"),
+    (EDIT, P | {"image": PNG, "mask": "AAAA"}, "invalid_image", "mask"),
+    (EDIT, P | {"image": PNG, "mask": WIDE}, "image_too_large", "mask"),
+    (EDIT, P | {"image": PNG, "mask": SMALL}, "invalid_request", "mask"),
+    (EDIT, P | {"image": SMALL, "mask": SMALL}, "unsupported_size", "image"),
+    (EDIT, P | {"image": PNG, "mask": PNG, "size": "48x48"}, "invalid_request", "size"),
     (EDIT, P | {"image": PNG, "size": "AUTO"}, "unsupported_size", "size"),
     (
         EDIT,
@@ -120,7 +142,7 @@ BAD = [
     ),
     (
         UNDERSTAND,
-        {"messages": [user(PICTURE, role="assistant"), user(TEXT)]},
+        {"messages": [user(PICTURE, role="system"), user(TEXT)]},
         "invalid_request",
         "messages.0.content",
     ),
@@ -164,7 +186,8 @@ def test_a_wrong_field_is_refused_by_name(
     web: TestClient, png64: Callable[..., str], row: tuple[str, dict[str, Any], str, str]
 ) -> None:
     path, body, code, param = row
-    text = json.dumps(body).replace(PNG, png64()).replace(WIDE, png64(101, 100)).replace("Infinity", "1e400")
+    text = json.dumps(body).replace("Infinity", "1e400").replace(PNG, png64())
+    text = text.replace(WIDE, png64(101, 100)).replace(SMALL, png64(30, 30))
     answer = web.post(path, content=text, headers={"content-type": "application/json"})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
@@ -256,7 +279,7 @@ def test_a_full_queue_says_when_to_come_back(gated_web: TestClient, gated: Any) 
 def test_every_error_has_a_status_of_its_own_or_of_its_base() -> None:
     trees = (vars(errors), vars(engine_errors), vars(model_errors))
     kinds = {kind for tree in trees for kind in tree.values() if isinstance(kind, type)}
-    bases = {"RequestError", "EngineError", "EngineUnavailable", "ModelError"}
+    bases = {"RequestError", "TooManyRequests", "EngineError", "EngineUnavailable", "ModelError"}
     inside = {"JobFailed", "BadCheckpoint", "Cancelled", "KeptError"}
     for kind in kinds:
         if (
@@ -296,3 +319,13 @@ def test_a_field_is_named_as_a_part_of_where_it_came(field: str | None, param: s
     with pytest.raises(InvalidRequest) as refused, within(field):
         raise InvalidRequest("wrong", param="size")
     assert refused.value.param == param
+
+
+def test_the_page_of_errors_lists_every_code_with_its_status() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", Path("docs/errors.md").read_text(), re.MULTILINE)
+    listed = {(int(status), code) for status, code in rows}
+    routing = {(int(status), code) for status, code in ROUTING_CODES.items()}
+    assert listed == {(int(status), code) for status, code in STATUS.values()} | routing | {
+        (500, "internal_error")
+    }
+    assert len(rows) == len(listed)

@@ -18,6 +18,7 @@ from service.ledger import JobRow
 from service.schemas.drawing import GenerateRequest
 from service.settings import Settings
 from service.store import FileRow
+from service.tenant import LOCAL, Tenant
 
 Web = Callable[..., AbstractContextManager[TestClient]]
 ASKED = GenerateRequest(prompt="a secret wish", num_inference_steps=2, metadata={"private": "thing"})
@@ -53,14 +54,16 @@ def service_of(web: TestClient) -> Service:
 
 
 def create(web: TestClient, tenant: str = "", **fields: Any) -> JobRow:
-    row, _ = call(web, jobs_of(web).create, Order(tenant=tenant, task="generate", asked=ASKED, **fields))
+    row, _ = call(
+        web, jobs_of(web).create, Order(tenant=Tenant(name=tenant), task="generate", asked=ASKED, **fields)
+    )
     assert isinstance(row, JobRow)
     return row
 
 
 def test_many_orders_of_one_key_at_once_are_one_job(jobs_web: TestClient, gated: Any) -> None:
     jobs = jobs_of(jobs_web)
-    order = Order(tenant="", task="generate", asked=ASKED, key="k")
+    order = Order(tenant=LOCAL, task="generate", asked=ASKED, key="k")
 
     async def race() -> list[tuple[JobRow, bool]]:
         return await asyncio.gather(*(jobs.create(order) for _ in range(20)))

@@ -1,11 +1,14 @@
+import shutil
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from model.checkpoint import weights_hash
+from model.drawing import Drawing
 from model.errors import BadCheckpoint
-from service.loading import UnusableDevice, create_client, load_model, model_id
+from model.pipeline import draw
+from service.loading import ProgressLog, UnusableDevice, create_client, load_model, model_id
 from service.settings import Settings
 
 
@@ -14,6 +17,44 @@ def test_a_loaded_model_says_what_it_is(model_folder: Path) -> None:
     assert loaded.card.id == model_folder.name
     assert loaded.card.weights_hash == weights_hash(model_folder)
     assert (loaded.card.device, loaded.card.dtype) == ("cpu", "float32")
+
+
+def test_hashes_are_kept_from_one_start_to_the_next(model_folder: Path, tmp_path: Path) -> None:
+    settings = Settings(model=str(model_folder), cache_dir=tmp_path)
+    hashes = {load_model(settings).card.weights_hash for _ in range(2)}
+    assert len(hashes) == 1
+    assert list((tmp_path / "hashes").iterdir())
+
+
+def test_random_weights_say_so(model_folder: Path, tmp_path: Path) -> None:
+    configs = tmp_path / "tiny"
+    configs.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copyfile(model_folder / name, configs / name)
+    settings = Settings(model=str(configs), load_format="random")
+    first, second = (load_model(settings) for _ in range(2))
+    assert first.card.load_format == "random"
+    assert first.card.weights_hash == second.card.weights_hash != weights_hash(model_folder)
+    drawing = Drawing(prompt="a circle", seed=1, num_inference_steps=1)
+    images = [draw(each.family, drawing).images[0].tobytes() for each in (first, second)]
+    assert images[0] == images[1]
+    with pytest.raises(BadCheckpoint, match=r"no \.safetensors"):
+        load_model(Settings(model=str(configs)))
+
+
+def test_reading_is_told_to_who_asks_and_logged_otherwise(
+    model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[tuple[int, int]] = []
+    with caplog.at_level("INFO"):
+        load_model(Settings(model=str(model_folder)), lambda *where: told.append(where))
+    assert told[-1][0] == told[-1][1]
+    assert "loaded" in caplog.messages
+    with caplog.at_level("INFO"):
+        ProgressLog(0)(50, 200)
+        ProgressLog(60)(51, 200)
+    logged = [record for record in caplog.records if record.message == "loading"]
+    assert [vars(record)["percent"] for record in logged] == [25]
 
 
 def test_the_id_is_the_last_part_of_the_name() -> None:

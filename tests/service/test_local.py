@@ -1,3 +1,4 @@
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,15 @@ from rich.console import Console
 
 from model.errors import BadRequest, InvalidImage
 from model.request import Progress
-from service.local import check_output, output_paths, progress_bar, read_image, write_images, write_whole
+from service.local import (
+    bytes_bar,
+    check_output,
+    output_paths,
+    progress_bar,
+    read_image,
+    write_images,
+    write_whole,
+)
 
 PICTURE = Image.new("RGB", (4, 4), "red")
 
@@ -49,6 +58,14 @@ def test_only_a_picture_is_read(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png")
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "b.png")
+
+
+def test_the_bar_of_bytes_takes_what_loading_tells() -> None:
+    screen = Console(file=StringIO(), force_terminal=True, width=120)
+    with bytes_bar(screen, "loading [a]") as listen:
+        listen(5 * 10**6, 20 * 10**6)
+    assert "loading [a]" in screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "5.0/20.0 MB" in screen.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_bar_takes_what_the_pipeline_tells() -> None:

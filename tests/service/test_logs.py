@@ -1,10 +1,13 @@
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
 from io import StringIO
 
 import pytest
+from sqlalchemy import text
 
+from service.database import Database
 from service.logs import configure
 
 
@@ -44,3 +47,19 @@ def test_an_error_brings_its_traceback(form: str) -> None:
         logging.getLogger("a").exception("failed")
     assert "KeyError" in stream.getvalue()
     assert "not this" not in stream.getvalue()
+
+
+def test_what_is_written_to_the_database_is_in_no_log() -> None:
+    stream = StringIO()
+    configure("plain", "debug", stream)
+
+    async def write() -> None:
+        database = Database("sqlite://")
+        async with database.session() as session:
+            await session.execute(text("SELECT :words"), {"words": "my secret"})
+        await database.stop()
+
+    asyncio.run(write())
+    logging.getLogger("service").debug("seen")
+    assert "seen" in stream.getvalue()
+    assert "secret" not in stream.getvalue()

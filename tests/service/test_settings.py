@@ -1,9 +1,20 @@
-from pathlib import Path
+"""What may be set; docs/settings.md lists it, written by `python -m tests.service.test_settings`."""
 
+from pathlib import Path
+from typing import Any
+
+import platformdirs
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from service.allowance import check_rate, parse_quotas
 from service.settings import Settings
+
+PAGE = Path("docs/settings.md")
+FOLDERS = {
+    platformdirs.user_cache_path("hbridge"): "`~/.cache/hbridge` on Linux",
+    platformdirs.user_data_path("hbridge"): "`~/.local/share/hbridge` on Linux",
+}
 
 
 def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -13,6 +24,14 @@ def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> No
     settings = Settings()
     assert (settings.port, settings.max_waiting, settings.device) == (9000, 3, "cpu")
     assert Settings(port=1).port == 1
+
+
+def test_several_of_something_are_a_json_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HBRIDGE_FETCH_HOSTS", '["images.example", "cdn.example"]')
+    monkeypatch.setenv("HBRIDGE_FETCH_PORTS", "[8443]")
+    settings = Settings()
+    assert settings.fetch_hosts == {"images.example", "cdn.example"}
+    assert settings.fetch_ports == {8443}
 
 
 @pytest.mark.parametrize(
@@ -26,11 +45,14 @@ def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> No
         {"engine": "steam"},
         {"max_step_seconds": 0},
         {"prt": 1},
-        {"database_url": "mysql://host/name"},
         {"public_url": "here"},
         {"link_key": "short"},
         {"webhook_secret": "whsec_short"},
         {"retention_seconds": 0},
+        {"database_url": "mysql://localhost/a"},
+        {"limits_storage_url": "memcached://localhost"},
+        {"default_rate": "often"},
+        {"default_quotas": "3600"},
     ],
 )
 def test_what_cannot_be_is_refused(wrong: dict[str, object]) -> None:
@@ -41,6 +63,58 @@ def test_what_cannot_be_is_refused(wrong: dict[str, object]) -> None:
 def test_settings_do_not_change_once_built() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
+
+
+def page() -> str:
+    """Return docs/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "Everything that an operator may set, in the environment of `hbridge serve`. What cannot be is",
+        "refused at the start, with its name. Lists are JSON, as in",
+        "`HBRIDGE_FETCH_HOSTS='[\"images.example\"]'`.",
+        "",
+        "| variable | default | meaning |",
+        "|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = _shown(field.get_default(call_default_factory=True))
+        lines.append(f"| `HBRIDGE_{name.upper()}` | {default} | {field.description} |")
+    return "\n".join([*lines, "", "(`python -m tests.service.test_settings` writes this page.)", ""])
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, Path):
+        return FOLDERS[default]
+    if isinstance(default, SecretStr):
+        return f"`{default.get_secret_value()}`"
+    if isinstance(default, frozenset | tuple | list):
+        return f"`{sorted(default)}`"
+    return (
+        "" if default in (None, "") else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+    )
+
+
+def test_the_page_of_settings_lists_all_as_they_are() -> None:
+    assert page() == PAGE.read_text(), "if it is meant: python -m tests.service.test_settings"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_the_database_is_a_file_of_the_data_folder_unless_it_is_elsewhere() -> None:
+    assert Settings(data_dir=Path("/data")).database == "sqlite:////data/hbridge.db"
+    url = "postgresql://someone:secret@host/name"
+    elsewhere = Settings(database_url=url)
+    assert elsewhere.database == url
+    assert "someone:secret" not in repr(elsewhere)
+
+
+def test_defaults_of_tenants_have_the_form_of_their_own() -> None:
+    settings = Settings(default_rate="60/minute", default_quotas="3600/day 50000/month")
+    assert settings.default_rate == check_rate("60/minute")
+    assert len(parse_quotas(settings.default_quotas or "")) == 2
 
 
 def test_everything_that_is_kept_is_in_one_folder_unless_said_otherwise(tmp_path: Path) -> None:
@@ -57,3 +131,7 @@ def test_secrets_are_not_shown() -> None:
     )
     assert "hidden" not in repr(settings)
     assert secret not in repr(settings)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -11,7 +11,7 @@ from model.family import Size
 from service.engine.client import Client
 from service.engine.job import Finished, Job, LoadedModel
 from service.errors import ClientGone
-from service.waiting import finish
+from service.waiting import finish, finish_all
 
 
 def request_of(*messages: dict[str, Any]) -> Request:
@@ -52,3 +52,25 @@ def test_a_client_that_is_gone_gets_nothing_and_its_job_stops(
 def test_a_refusal_comes_through(loaded: LoadedModel, make_client: Callable[..., Client]) -> None:
     with pytest.raises(UnsupportedSize):
         asyncio.run(finished_by(make_client(loaded), request_of(), size=Size(33, 33)))
+
+
+def test_what_goes_wrong_with_one_of_several_jobs_cancels_the_rest(
+    gated_model: LoadedModel, gated: Any, make_client: Callable[..., Client]
+) -> None:
+    async def both() -> None:
+        client = make_client(gated_model)
+        await client.start()
+        await client.ready()
+        jobs = [
+            Job(id="a", work=Drawing(prompt="a", num_inference_steps=500)),
+            Job(id="b", work=Drawing(prompt="a", size=Size(33, 33))),
+        ]
+        try:
+            with pytest.raises(UnsupportedSize):
+                await finish_all(request_of(), client, jobs)
+            assert client.is_idle
+        finally:
+            await client.stop()
+
+    asyncio.run(both())
+    assert gated.num_calls < 500

@@ -17,6 +17,7 @@ from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.loading import load_model
 from service.settings import Settings
+from tests.service.local_client import local_client
 from training.canvas import Canvas
 from training.captions import CAPTIONS
 from training.edits import EDITS
@@ -110,7 +111,7 @@ def loaded(model_folder: Path) -> LoadedModel:
 @pytest.fixture(scope="module")
 def web(loaded: LoadedModel) -> Iterator[TestClient]:
     client = Client(InlineEngine(lambda: loaded, EngineConfig()), model_id=loaded.card.id)
-    with TestClient(create_app(Settings(), client)) as web:
+    with local_client(create_app(Settings(), client)) as web:
         yield web
 
 

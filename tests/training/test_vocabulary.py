@@ -6,7 +6,7 @@ from model.prompt import Turn
 from model.qwen_vl.tokenizer import Tokenizer, mark
 from training.english import COLOUR_WORDS, NUMBER_WORDS, PLURALS, RELATION_WORDS, SHAPE_WORDS, SIZE_WORDS
 from training.recipe import Recipe
-from training.vocabulary import SPECIAL, train_tokenizer
+from training.vocabulary import SPECIAL, known_words, train_tokenizer
 from training.world import BACKGROUNDS, COLOURS
 
 TABLES = (SHAPE_WORDS, COLOUR_WORDS, SIZE_WORDS, RELATION_WORDS)
@@ -55,3 +55,9 @@ def test_the_same_seed_trains_the_same_tokenizer(tmp_path: Path) -> None:
         train_tokenizer(tmp_path / name, vocab_size=320, sentences=100, seed=3)
     one, two = ((tmp_path / name / "tokenizer.json").read_bytes() for name in ("one", "two"))
     assert one == two
+
+
+def test_known_words_are_those_of_the_world_and_of_no_chat_role() -> None:
+    known = known_words(sentences=4000, seed=0)
+    assert set(" ".join(WORDS).replace("-", " ").split()) - set(known) <= set(NUMBER_WORDS)
+    assert not {"user", "assistant"} & set(known)

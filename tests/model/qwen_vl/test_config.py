@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen2_5_VLConfig
 
 from model.errors import BadCheckpoint
 from model.qwen_vl.config import QwenVLConfig
@@ -77,6 +78,19 @@ def test_a_nested_text_config_reads_the_same() -> None:
     assert QwenVLConfig.from_dict(nested) == QwenVLConfig.from_dict(PUBLISHED)
 
 
+def test_what_the_library_saves_reads_the_same() -> None:
+    saved = json.loads(Qwen2_5_VLConfig(**PUBLISHED).to_json_string())
+    assert QwenVLConfig.from_dict(saved) == QwenVLConfig.from_dict(PUBLISHED)
+
+
+def test_what_earlier_versions_of_the_library_saved_reads_the_same() -> None:
+    vision = {"hidden_size": 1280, "in_chans": 3, "model_type": "qwen2_5_vl", "torch_dtype": "float32"}
+    rope = {"mrope_section": [16, 24, 24], "rope_type": "default", "type": "default"}
+    text = {"_name_or_path": "a/b", "image_token_id": None, "sliding_window": None, "rope_scaling": rope}
+    saved = PUBLISHED | {"vision_config": vision, "rope_scaling": rope, "text_config": text}
+    assert QwenVLConfig.from_dict(saved) == QwenVLConfig.from_dict(PUBLISHED)
+
+
 def test_all_problems_are_listed_at_once() -> None:
     wrong = PUBLISHED | {"hidden_act": "gelu", "colour": 1, "vision_config": {"depth": 2}}
     del wrong["vocab_size"]
@@ -86,7 +100,7 @@ def test_all_problems_are_listed_at_once() -> None:
         "hidden_act must be 'silu'",
         "colour is unknown",
         "vocab_size is missing",
-        "patch_size is missing",
+        "vision.hidden_size is missing",
     ):
         assert problem in str(error.value)
 

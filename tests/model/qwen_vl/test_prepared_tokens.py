@@ -75,3 +75,8 @@ def test_a_beginning_is_deep_enough_to_be_gone_on_from(whole: Depth, beginning: 
 def test_images_without_placeholders_are_refused() -> None:
     with pytest.raises(BadRequest):
         prepared(1, 2, images=(0,))
+
+
+def test_the_tokens_of_images_are_counted() -> None:
+    assert prepared(1, PAD, PAD, 2, PAD, PAD, 3, images=(0, 1)).num_image_tokens == 4
+    assert prepared(1, 2, 3).num_image_tokens == 0

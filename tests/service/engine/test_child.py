@@ -36,10 +36,11 @@ def talk(folder: Path, model: LoadedModel, ask: Callable[[Peer], Awaitable[None]
 
 
 async def heard(peer: Peer) -> tuple[str, Any]:
-    """Return the next event and whose it is."""
+    """Return the next event and which job's it is."""
     while (message := await asyncio.wait_for(peer.receive(), 20))[0] != "event":
         pass
-    return message[1:]
+    _, job_id, _, event = message
+    return job_id, event
 
 
 async def admitted(peer: Peer) -> str:

@@ -108,3 +108,17 @@ def test_no_preview_comes_before_the_first_step_or_after_the_last(family: Family
         preview = course.preview(1)
         seen.append(preview is not None)
     assert seen == [False, True, False, False]
+
+
+def test_previews_and_tokens_of_images_are_those_of_the_pipeline(family: Family) -> None:
+    mask = Image.new("1", PICTURE.size)
+    course = DrawingCourse(family, drawing(images=(PICTURE,), mask=mask))
+    begin(family, course)
+    course.take(family.velocity(course.rows()))
+    preview = course.preview(1)
+    assert preview
+    assert preview.images[0].tobytes() == PICTURE.tobytes()
+    assert course.easel
+    assert course.easel.usage.prompt_image_tokens > 0
+    drawn = draw(family, drawing(images=(PICTURE,)))
+    assert course.easel.usage.prompt_image_tokens == drawn.usage.prompt_image_tokens

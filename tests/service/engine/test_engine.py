@@ -36,7 +36,7 @@ class Counted(Observer):
     def finished(self, job: Job, result: Drawn | Answered, timings: Any) -> None:
         self.num_finished += 1
 
-    def cancelled(self, stage: str, wasted_seconds: float) -> None:
+    def cancelled(self, tenant: str, stage: str, wasted_seconds: float) -> None:
         self.cancellations.append(stage)
 
     def came_first(self, what: Literal["token", "preview"], seconds: float) -> None:

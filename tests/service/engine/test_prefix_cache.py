@@ -124,6 +124,23 @@ def test_the_negative_prompt_of_everybody_is_read_once(family: Counting) -> None
     assert cache.num_reused_tokens == 4 * length(family, NEGATIVE)
 
 
+def test_tenants_read_apart_in_one_call_and_each_once(family: Counting) -> None:
+    cache = PrefixCache(family, max_bytes=PLENTY)
+    asks = [
+        Ask(job_id=f"{tenant}-{job}", prompt=family.prepare(prompt), tenant=tenant)
+        for tenant in ("ann", "bob")
+        for job, prompt in enumerate((EDIT, EDIT, NO_TEXT))
+    ]
+    got = cache.prefill(asks)
+    assert [each.prefilled_tokens for each in got[:3]] == [each.prefilled_tokens for each in got[3:]]
+    assert sum(each.prefilled_tokens for each in got) == family.num_tokens
+    assert family.num_calls == 2  # beginnings, then the rest: whoever asks
+    (again,) = cache.prefill([Ask(job_id="c", prompt=family.prepare(EDIT), tenant="ann")])
+    (other,) = cache.prefill([Ask(job_id="d", prompt=family.prepare(EDIT), tenant="carl")])
+    assert (again.prefilled_tokens, other.cached_tokens) == (0, 0)
+    same(other.context, again.context)
+
+
 def test_the_branches_of_an_edit_read_its_image_once(family: Counting) -> None:
     full, no_text, _ = read(PrefixCache(family, max_bytes=PLENTY), family, EDIT, NO_TEXT, NEGATIVE)
     assert (full.prefilled_tokens, full.cached_tokens) == (length(family, EDIT), 0)

@@ -187,14 +187,14 @@ def test_errors_of_a_plan_cross_as_themselves(up: Running) -> None:
 def test_who_leaves_frees_the_device_after_the_call_that_runs(
     up: Running, gate: Path, wait_until: Callable[..., None]
 ) -> None:
-    leaver = up.submit(drawing(f"hold {gate}", num_inference_steps=500))
+    leaver = up.submit(drawing(f"hold {gate}", num_inference_steps=500), tenant="ann")
     wait_until(gate.with_suffix(".held").exists, PATIENCE)
     assert (up.client.num_running, up.client.num_waiting) == (1, 0)
     leaver.cancel()
     wait_until(lambda: up.client.is_idle)
     gate.touch()
     up.submit(drawing()).result(PATIENCE)
-    wait_until(lambda: up.counted.count("cancelled", "denoise") == 1)
+    wait_until(lambda: up.counted.count("cancelled", "ann", "denoise") == 1)
     assert up.counted.count("stepped", "denoise") <= 1 + 2
 
 

@@ -75,11 +75,11 @@ class Device:
         *,
         tenant: str = "a",
         priority: Priority = "interactive",
+        weight: float = 1.0,
         deadline: float | None = None,
     ) -> None:
-        self.scheduler.add(
-            Standing(job_id=job_id, tenant=tenant, priority=priority, arrived=self.now, deadline=deadline)
-        )
+        flow = Flow(tenant, priority, weight)
+        self.scheduler.add(Standing(job_id=job_id, flow=flow, arrived=self.now, deadline=deadline))
         self.courses[job_id] = iter(course)
         self.go_on(job_id)
 
@@ -161,13 +161,14 @@ def test_flows_that_could_use_more_share_the_device_by_weight(
     max_rows: int,
     min_gain: float,
 ) -> None:
-    tenants = dict(zip("abc", weights, strict=True))
-    config = SchedulerConfig(max_rows=max_rows, min_gain=min_gain, tenant_weights=tenants)
+    config = SchedulerConfig(max_rows=max_rows, min_gain=min_gain)
     device = Device(config)
-    for tenant, priority, steps, size in zip("abc", priorities, num_steps, sizes, strict=False):
+    for tenant, priority, weight, steps, size in zip(
+        "abc", priorities, weights, num_steps, sizes, strict=False
+    ):
         for number in range(3 * max_rows):
             course = drawings(steps, size)
-            device.add(f"{tenant}{number}", course, tenant=tenant, priority=priority)
+            device.add(f"{tenant}{number}", course, tenant=tenant, priority=priority, weight=weight)
     device.run_until(100)
     whole = sum(config.weight(flow) for flow in device.seconds)
     for flow, seconds in device.seconds.items():
@@ -192,7 +193,7 @@ def test_an_idle_flow_saves_nothing() -> None:
     device.run_until(50)
     device.wants["b"] = want
     gained = device.run_until(60)
-    assert gained["b", "interactive"] == pytest.approx(gained["a", "interactive"], rel=0.05)
+    assert gained[Flow("b", "interactive")] == pytest.approx(gained[Flow("a", "interactive")], rel=0.05)
 
 
 def test_who_uses_what_others_leave_owes_nothing_for_it() -> None:
@@ -204,7 +205,7 @@ def test_who_uses_what_others_leave_owes_nothing_for_it() -> None:
     for number in range(6):
         device.add(f"c{number}", forever("denoise"), tenant="c", priority="batch")
     gained = device.run_until(110)
-    assert gained["b", "batch"] == pytest.approx(gained["c", "batch"], rel=0.1)
+    assert gained[Flow("b", "batch")] == pytest.approx(gained[Flow("c", "batch")], rel=0.1)
 
 
 def test_who_was_modest_cannot_save_it_up() -> None:
@@ -216,7 +217,7 @@ def test_who_was_modest_cannot_save_it_up() -> None:
     for number in range(6):
         device.add(f"a{number}", forever("denoise"), tenant="a")
     gained = device.run_until(110)
-    assert gained["a", "interactive"] == pytest.approx(gained["b", "interactive"], rel=0.1)
+    assert gained[Flow("a", "interactive")] == pytest.approx(gained[Flow("b", "interactive")], rel=0.1)
 
 
 def test_leaving_and_coming_back_pays_no_bill() -> None:
@@ -227,16 +228,27 @@ def test_leaving_and_coming_back_pays_no_bill() -> None:
         while f"comes {number}" in device.wants:
             device.run()
         device.run()
-    assert device.seconds["b", "batch"] / device.now < 0.21
+    assert device.seconds[Flow("b", "batch")] / device.now < 0.21
 
 
 def test_a_packed_step_is_itself_shared_by_weight() -> None:
-    device = Device(SchedulerConfig(max_rows=6, tenant_weights={"a": 2}))
+    device = Device(SchedulerConfig(max_rows=6))
     for number in range(18):
-        device.add(str(number), forever("denoise"), tenant="ab"[number % 2])
+        device.add(str(number), forever("denoise"), tenant="ab"[number % 2], weight=2 - number % 2)
     device.run_until(10)
     for _ in range(10):
-        assert Counter(standing.tenant for standing in device.run().standings) == {"a": 4, "b": 2}
+        assert Counter(standing.flow.tenant for standing in device.run().standings) == {"a": 4, "b": 2}
+
+
+def test_a_new_weight_counts_from_the_next_job_on() -> None:
+    device = Device(ALONE)
+    for number in range(2):
+        device.add(f"{number}", forever("denoise"), tenant="ab"[number])
+    device.run_until(10)
+    device.remove("0")
+    device.add("heavy", forever("denoise"), tenant="a", weight=3)
+    gained = device.run_until(30)
+    assert gained[Flow("a", "interactive")] == pytest.approx(3 * gained[Flow("b", "interactive")], rel=0.05)
 
 
 def test_a_small_job_beside_a_big_one_gets_its_part_in_many_short_steps() -> None:
@@ -246,7 +258,7 @@ def test_a_small_job_beside_a_big_one_gets_its_part_in_many_short_steps() -> Non
     device.add("rides along", forever("denoise", 50), tenant="rides along", priority="batch")
     device.run_until(100)
     for tenant in ("small", "big"):
-        assert device.seconds[tenant, "interactive"] / device.now == pytest.approx(4 / 9, rel=0.05)
+        assert device.seconds[Flow(tenant, "interactive")] / device.now == pytest.approx(4 / 9, rel=0.05)
 
 
 def test_a_crowd_of_answers_shares_its_turns_whoever_draws_beside() -> None:
@@ -276,7 +288,7 @@ def test_before_costs_are_known_everybody_runs_and_is_billed_alike() -> None:
     scheduler = Scheduler(SchedulerConfig(), CostModel())
     wants = []
     for job_id in "abc":
-        scheduler.add(Standing(job_id=job_id, tenant=job_id, priority="batch", arrived=0.0))
+        scheduler.add(Standing(job_id=job_id, flow=Flow(job_id, "batch"), arrived=0.0))
         wants.append(Want(job_id=job_id, stage="denoise", load=load_of(100)))
     step = scheduler.choose(wants, 0.0)
     assert step
@@ -326,7 +338,7 @@ def test_when_everybody_is_old_weights_still_count() -> None:
         device.add(f"a{number}", forever("denoise"), tenant="a", priority="interactive")
         device.add(f"b{number}", forever("denoise"), tenant="b", priority="batch")
     device.run_until(60)
-    assert device.seconds["a", "interactive"] / device.now == pytest.approx(0.8, rel=0.05)
+    assert device.seconds[Flow("a", "interactive")] / device.now == pytest.approx(0.8, rel=0.05)
 
 
 # Packing
@@ -441,17 +453,21 @@ def test_nothing_is_kept_of_jobs_that_left() -> None:
     assert b"ghost" not in pickle.dumps(device.scheduler)
 
 
-@pytest.mark.parametrize(
-    "limits", [{"tenant_weights": {"a": 0}}, {"priority_weights": {"batch": -1}}, {"max_rows": 0}]
-)
+@pytest.mark.parametrize("limits", [{"priority_weights": {"batch": -1}}, {"max_rows": 0}])
 def test_a_share_and_a_step_must_have_room_for_somebody(limits: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="above 0"):
         SchedulerConfig(**limits)
 
 
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan])
+def test_nobody_has_a_share_of_nothing(weight: float) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Flow("a", "batch", weight)
+
+
 # Forecasts
 
-FLOWS: list[Flow] = [("a", "interactive"), ("b", "interactive"), ("a", "batch"), ("b", "batch")]
+FLOWS = [Flow("a", "interactive"), Flow("b", "interactive"), Flow("a", "batch", 2.0), Flow("b", "batch")]
 REMAINING = st.dictionaries(st.sampled_from(FLOWS), st.floats(0, 100))
 
 
@@ -476,8 +492,14 @@ def test_where_nothing_is_packed_forecasts_come_true_but_for_a_few_steps(lengths
     for flow, own in flows.items():
         ahead = {other: length * step_seconds for other, length in flows.items() if other != flow}
         expected[flow] = Forecast(config=ALONE, remaining=ahead).finish_seconds(flow, own * step_seconds)
-    for (tenant, priority), length in flows.items():
-        device.add(f"{tenant} {priority}", [("denoise", 100)] * length, tenant=tenant, priority=priority)
+    for flow, length in flows.items():
+        device.add(
+            f"{flow}",
+            [("denoise", 100)] * length,
+            tenant=flow.tenant,
+            priority=flow.priority,
+            weight=flow.weight,
+        )
     whole = sum(map(ALONE.weight, flows))
     while device.wants:
         (standing,) = device.run().standings
@@ -492,7 +514,7 @@ def test_where_nothing_is_packed_forecasts_come_true_but_for_a_few_steps(lengths
 class Whatever(RuleBasedStateMachine):
     """Jobs come, wait, go on, are cancelled while they wait or run; the laws hold after every step."""
 
-    config = SchedulerConfig(max_tokens=2000, max_rows=4, ageing_seconds=2.0, tenant_weights={"b": 2})
+    config = SchedulerConfig(max_tokens=2000, max_rows=4, ageing_seconds=2.0)
     max_jobs = 12
 
     def __init__(self) -> None:
@@ -526,7 +548,8 @@ class Whatever(RuleBasedStateMachine):
         self.soonest[job_id] = self.device.now + forecast.soonest_seconds(needed)
         self.deadlines[job_id] = math.inf if deadline is None else deadline
         self.served[job_id] = self.device.now
-        self.device.add(job_id, pieces, tenant=tenant, priority=priority, deadline=deadline)
+        weight = 2.0 if tenant == "b" else 1.0
+        self.device.add(job_id, pieces, tenant=tenant, priority=priority, weight=weight, deadline=deadline)
 
     @precondition(lambda self: self.device.courses)
     @rule(data=st.data())

@@ -45,6 +45,7 @@ class Read:
     shade: float
     depth: Depth
     num_tokens: int = 3
+    num_image_tokens: int = 0
     num_bytes: int = 8
 
     @property

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -110,3 +111,71 @@ def test_guidance_that_is_off_is_said_to_be_off(web: TestClient) -> None:
 def test_the_loaded_model_may_be_named(web: TestClient) -> None:
     answer = web.post("/v1/generate", json={"prompt": "a", "model": "tiny", "num_inference_steps": 1})
     assert answer.json()["model"] == "tiny"
+
+
+@pytest.fixture(scope="module")
+def noise() -> Callable[..., bytes]:
+    """Return a function that makes a noisy picture, or a mask that lets its left half change."""
+
+    def make(mode: str = "RGB") -> bytes:
+        values = np.random.default_rng(0).integers(0, 255, (32, 32, len(mode)), dtype=np.uint8)
+        values[..., 3:] = 255
+        image = Image.fromarray(values)
+        if mode == "RGBA":
+            image.paste((0, 0, 0, 0), (0, 0, 16, 32))
+        file = BytesIO()
+        image.save(file, "PNG")
+        return file.getvalue()
+
+    return make
+
+
+RIGHT, LEFT = (16, 0, 32, 32), (0, 0, 16, 32)
+
+
+@pytest.mark.parametrize("body", [{}, {"size": "auto"}, {"width": 32, "height": 32, "n": 2}])
+def test_pixels_outside_the_mask_come_back_bit_by_bit(
+    web: TestClient, noise: Callable[..., bytes], body: dict[str, Any]
+) -> None:
+    image, mask = noise(), noise("RGBA")
+    fields = {"prompt": "a", "seed": 1, "num_inference_steps": 2} | body
+    texts = {"image": base64.b64encode(image).decode(), "mask": base64.b64encode(mask).decode()}
+    told = web.post("/v1/edit", json=fields | texts).json()
+    sent = web.post("/v1/edit", data=fields, files={"image[]": image, "mask": ("m.png", mask)}).json()
+    free = web.post("/v1/edit", json=fields | {"image": texts["image"]}).json()
+    original = open_image(image)
+    for index in range(len(free["images"])):
+        got = picture(told, index)
+        assert got.crop(RIGHT).tobytes() == original.crop(RIGHT).tobytes()
+        assert got.crop(LEFT).tobytes() == picture(free, index).crop(LEFT).tobytes()
+        assert picture(sent, index).tobytes() == got.tobytes()
+    assert told["warnings"] == free["warnings"] == []
+
+
+def test_a_mask_that_lets_nothing_change_is_warned_of(web: TestClient, png: Callable[..., bytes]) -> None:
+    files = {"image": png(), "mask": png(32, 32, "black")}
+    answer = web.post("/v1/edit", data={"prompt": "a", "num_inference_steps": 1}, files=files).json()
+    assert picture(answer).tobytes() == open_image(files["image"]).tobytes()
+    assert "mask" in answer["warnings"][0]
+
+
+def test_a_rescale_is_used_and_said(web: TestClient) -> None:
+    body = {"prompt": "a", "seed": 1, "guidance_scale": 3, "num_inference_steps": 3}
+    plain, more = (web.post("/v1/generate", json=body | {"guidance_rescale": r}).json() for r in (0, 0.7))
+    assert [each["receipt"]["guidance"]["rescale"] for each in (plain, more)] == [0, 0.7]
+    assert plain["images"] != more["images"]
+    assert web.post("/v1/generate", json=body).json()["images"] == plain["images"]
+
+
+def test_lists_and_objects_of_a_form_have_brackets(web: TestClient, png: Callable[..., bytes]) -> None:
+    data = {"prompt": "a", "metadata[a]": "1", "metadata[b c]": "2", "guidance_interval[]": ["0.2", "1"]}
+    answer = web.post("/v1/edit", data=data, files={"image": png()}).json()
+    assert answer["metadata"] == {"a": "1", "b c": "2"}
+    assert answer["receipt"]["guidance"]["interval"] == [0.2, 1]
+
+
+def test_several_pictures_share_one_prefill(web: TestClient) -> None:
+    usages = [web.post("/v1/generate", json={"prompt": "b", "n": n}).json()["usage"] for n in (1, 3)]
+    read = [usage["prefilled_tokens"] + usage["cached_prompt_tokens"] for usage in usages]
+    assert read[0] == read[1]
+    assert usages[1]["image_tokens"] == 3 * usages[0]["image_tokens"]

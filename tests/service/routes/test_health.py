@@ -11,6 +11,7 @@ from service.engine.engine import EngineConfig
 from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.settings import Settings
+from tests.service.local_client import local_client
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/health"])
@@ -22,7 +23,7 @@ def test_ready_is_not_said_before_the_warm_up_ends(
     path: str,
 ) -> None:
     gated.gate.clear()
-    with TestClient(create_app(Settings(), make_client(gated_model))) as web:
+    with local_client(create_app(Settings(), make_client(gated_model))) as web:
         wait_until(lambda: gated.num_calls == 1)
         answer = web.get(path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
@@ -60,15 +61,9 @@ def test_a_model_that_cannot_be_loaded_is_never_ready(
         raise BadCheckpoint("missing everything")
 
     client = Client(InlineEngine(load, EngineConfig()), model_id="none")
-    with TestClient(create_app(settings, client)) as web:
+    with local_client(create_app(settings, client)) as web:
         wait_until(lambda: "could not" in web.get("/readyz").json()["error"]["message"])
         assert web.get("/livez").json() == {"status": "alive"}
-
-
-def test_the_index_points_to_the_documentation(web: TestClient) -> None:
-    index = web.get("/").json()
-    for name in ("docs", "openapi", "models", "capabilities"):
-        assert web.get(index[name]).status_code == 200
 
 
 def test_metrics_are_in_prometheus_form(web: TestClient) -> None:

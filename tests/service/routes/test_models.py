@@ -1,13 +1,39 @@
+import threading
+
 from starlette.testclient import TestClient
 
+from model.errors import BadCheckpoint
+from service.app import create_app
+from service.engine.client import Client
+from service.engine.engine import EngineConfig
+from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
+from service.settings import Settings
+from tests.service.local_client import local_client
 
 
-def test_the_served_model_is_listed_and_shown(web: TestClient) -> None:
+def test_the_served_model_is_listed_and_shown(web: TestClient, loaded: LoadedModel) -> None:
     listed = web.get("/v1/models").json()
     assert listed["object"] == "list"
     assert [card["id"] for card in listed["data"]] == ["tiny"]
+    assert listed["data"][0]["weights_sha256"] == loaded.card.weights_hash
+    assert listed["data"][0]["load_format"] == "auto"
     assert web.get("/v1/models/tiny").json() == listed["data"][0]
+
+
+def test_before_a_model_is_loaded_its_weights_are_not_known() -> None:
+    told = threading.Event()
+
+    def load() -> LoadedModel:
+        told.wait(20)
+        raise BadCheckpoint("it is too late")
+
+    client = Client(InlineEngine(load, EngineConfig()), model_id="tiny")
+    with local_client(create_app(Settings(load_format="random"), client)) as web:
+        (card,) = web.get("/v1/models").json()["data"]
+        told.set()
+    assert card["weights_sha256"] is None
+    assert card["load_format"] == "random"
 
 
 def test_capabilities_are_the_families_own(web: TestClient, loaded: LoadedModel) -> None:

@@ -1,4 +1,4 @@
-from service.routes.responses import body_of
+from service.routes.responses import EVENTS, body_of, stream_of
 
 
 def test_a_body_may_be_json_or_a_form() -> None:
@@ -6,3 +6,8 @@ def test_a_body_may_be_json_or_a_form() -> None:
     assert content["application/json"]["schema"]["$ref"].endswith("/A")
     assert content["multipart/form-data"]["schema"]["$ref"].endswith("/B")
     assert list(body_of("A")["requestBody"]["content"]) == ["application/json"]
+
+
+def test_a_stream_may_end_with_an_error() -> None:
+    references = [each["$ref"] for each in stream_of("A")[EVENTS]["schema"]["oneOf"]]
+    assert [reference.rpartition("/")[2] for reference in references] == ["A", "ErrorAnswer"]

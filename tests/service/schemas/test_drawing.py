@@ -47,10 +47,19 @@ def test_every_field_of_the_drawing_comes_from_the_request() -> None:
         guidance_scale=5,
         image_guidance_scale=6,
         guidance_interval=[0.1, 0.7],
+        guidance_rescale=0.3,
         solver="dpmpp_2m",
     )
     drawing = to_drawing(asked, ())
-    for name in ("prompt", "negative_prompt", "n", "seed", "num_inference_steps", "solver"):
+    for name in (
+        "prompt",
+        "negative_prompt",
+        "n",
+        "seed",
+        "num_inference_steps",
+        "guidance_rescale",
+        "solver",
+    ):
         assert getattr(drawing, name) == getattr(asked, name)
     assert (drawing.guidance_scale, drawing.image_guidance_scale) == (5, 6)
     assert (drawing.guidance_interval, drawing.size) == ((0.1, 0.7), Size(64, 32))
