@@ -245,7 +245,10 @@ class Jobs:
         response_format = getattr(asked, "response_format", "")
         if getattr(asked, "stream", None):
             with within(order.field):
-                raise InvalidRequest("a job is not streamed; follow its events", param="stream")
+                raise InvalidRequest(
+                    "what is run as a job, as with an Idempotency-Key, is not streamed; leave stream out",
+                    param="stream",
+                )
         if order.webhook:
             self._check_webhook(order.webhook)
         job_id = f"job-{secrets.token_hex(12)}"

@@ -10,7 +10,6 @@ import uvicorn
 from service.app import create_app
 from service.auth import Auth
 from service.engine.client import Client
-from service.engine.errors import EngineNotReady
 from service.settings import Settings
 
 ANSWER_SECONDS = 3
@@ -74,13 +73,11 @@ class Server(uvicorn.Server):
 
         Raises:
             ModelError: The model could not be loaded.
-            EngineError: The engine ended before it was ready, or the server could not start.
+            EngineError: The engine ended before it was ready.
         """
         greeting = asyncio.create_task(self._greet(greet))
         await self.serve()
         greeting.cancel()
-        if not self.started:
-            raise EngineNotReady("the server could not start; its log says why")
         (error,) = await asyncio.gather(greeting, return_exceptions=True)
         if isinstance(error, Exception):
             raise error

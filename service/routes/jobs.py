@@ -9,7 +9,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from model.prompt import Task
 from service import wire
-from service.deps import JobsTenantDep, ReadyServiceDep, Service
+from service.deps import JobsTenantDep, Service, ServiceDep
 from service.errors import InvalidRequest, within
 from service.idempotency import key_of
 from service.jobs import Jobs, Order
@@ -41,9 +41,7 @@ LastEventId = Annotated[
 
 
 @router.post("/v1/jobs", status_code=202, response_model=JobAnswer, openapi_extra=body_of("JobRequest"))
-async def create(
-    request: Request, service: ReadyServiceDep, jobs: JobsDep, tenant: JobsTenantDep
-) -> Response:
+async def create(request: Request, service: ServiceDep, jobs: JobsDep, tenant: JobsTenantDep) -> Response:
     """Ask for a picture, an edit or an answer that is made by itself, however long that takes.
 
     `request` is the body that the task's own endpoint takes. The answer says where the job is; it outlives

@@ -162,6 +162,24 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An S3 bucket, of a server of our own."""
+    import boto3  # noqa: PLC0415 - takes long
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    boto3.client("s3").create_bucket(Bucket="pictures")
+    yield "s3://pictures/of/ours"
+    server.stop()
+
+
+@pytest.fixture
 def use(database_url: str) -> Callable[[Callable[[Database], Awaitable[Any]]], Any]:
     """Return a function that runs something on the database, from its start to its stop, and returns it."""
 

@@ -10,7 +10,16 @@ from starlette.testclient import TestClient
 from model import errors as model_errors
 from service import errors
 from service.engine import errors as engine_errors
-from service.errors import ROUTING_CODES, STATUS, error_type, status_of
+from service.errors import (
+    ROUTING_CODES,
+    STATUS,
+    InvalidRequest,
+    KeptError,
+    error_type,
+    keep,
+    status_of,
+    within,
+)
 
 P = {"prompt": "a"}
 GENERATE, EDIT, UNDERSTAND = "/v1/generate", "/v1/edit", "/v1/understand"
@@ -84,6 +93,7 @@ BAD = [
         "invalid_request",
         "output_compression",
     ),
+    (GENERATE, P | {"response_format": "link"}, "invalid_request", "response_format"),
     (GENERATE, P | {"response_format": "binary", "n": 2}, "invalid_request", "response_format"),
     (GENERATE, P | {"response_format": "binary", "metadata": {"a": "b"}}, "invalid_request", "metadata"),
     (GENERATE, P | {"metadata": {"a": 1}}, "invalid_request", "metadata.a"),
@@ -283,6 +293,32 @@ def test_every_error_has_a_status_of_its_own_or_of_its_base() -> None:
 def test_what_is_not_in_the_table_is_an_internal_error() -> None:
     assert status_of(KeyError()) == (500, "internal_error")
     assert error_type(500) == "server_error"
+
+
+def test_an_error_that_was_kept_is_told_as_it_was() -> None:
+    for error in (
+        InvalidRequest("wrong", param="size"),
+        engine_errors.DeadlineUnreachable("late", retry_after_seconds=7),
+        engine_errors.DeadlineExceeded("late"),
+    ):
+        kept = json.loads(json.dumps(keep(error)))
+        again = KeptError(kept)
+        assert status_of(again) == status_of(error)
+        assert (str(again), again.param) == (str(error), getattr(error, "param", None))
+        assert again.retry_after_seconds == getattr(error, "retry_after_seconds", None)
+        assert keep(again) == kept
+
+
+def test_a_fault_of_ours_is_kept_without_its_words() -> None:
+    kept = keep(RuntimeError("secret words"))
+    assert (kept["status"], kept["code"], kept["message"]) == (500, "internal_error", "internal error")
+
+
+@pytest.mark.parametrize(("field", "param"), [(None, "size"), ("request", "request.size")])
+def test_a_field_is_named_as_a_part_of_where_it_came(field: str | None, param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused, within(field):
+        raise InvalidRequest("wrong", param="size")
+    assert refused.value.param == param
 
 
 def test_the_page_of_errors_lists_every_code_with_its_status() -> None:

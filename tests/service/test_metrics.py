@@ -346,3 +346,12 @@ def test_what_is_to_be_done_is_read_when_it_is_asked_for() -> None:
         "prefix_cache_bytes 7.0",
     ):
         assert f"hbridge_{line}" in metrics.render().decode()
+
+
+def test_jobs_and_webhooks_are_counted() -> None:
+    metrics = Metrics()
+    metrics.job_ended("edit", "failed")
+    metrics.webhook_tried("retried")
+    text = metrics.render().decode()
+    assert 'hbridge_jobs_total{state="failed",task="edit"} 1.0' in text
+    assert 'hbridge_webhooks_total{outcome="retried"} 1.0' in text

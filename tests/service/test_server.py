@@ -289,3 +289,10 @@ def test_a_key_in_a_file_is_good_from_the_start(
         assert httpx.get(f"{running.server.url}/v1/models").status_code == 401
         headers = {"Authorization": f"Bearer {key}"}
         assert httpx.get(f"{running.server.url}/metrics", headers=headers).status_code == 200
+
+
+def test_a_place_where_nothing_can_be_kept_ends_the_server(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    server = Server(Settings(port=0, data_dir=tmp_path, store_url=str(tmp_path / "file")), client)
+    with pytest.raises(SystemExit):
+        asyncio.run(server.run_until_stopped(lambda url, warning: None))

@@ -45,6 +45,10 @@ def test_several_of_something_are_a_json_list(monkeypatch: pytest.MonkeyPatch) -
         {"engine": "steam"},
         {"max_step_seconds": 0},
         {"prt": 1},
+        {"public_url": "here"},
+        {"link_key": "short"},
+        {"webhook_secret": "whsec_short"},
+        {"retention_seconds": 0},
         {"database_url": "mysql://localhost/a"},
         {"limits_storage_url": "memcached://localhost"},
         {"default_rate": "often"},
@@ -111,6 +115,22 @@ def test_defaults_of_tenants_have_the_form_of_their_own() -> None:
     settings = Settings(default_rate="60/minute", default_quotas="3600/day 50000/month")
     assert settings.default_rate == check_rate("60/minute")
     assert len(parse_quotas(settings.default_quotas or "")) == 2
+
+
+def test_everything_that_is_kept_is_in_one_folder_unless_said_otherwise(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    assert (settings.database, settings.store) == (f"sqlite:///{tmp_path}/hbridge.db", f"{tmp_path}/files")
+    elsewhere = Settings(database_url=SecretStr("postgresql://host/name"), store_url="s3://bucket/folder")
+    assert (elsewhere.database, elsewhere.store) == ("postgresql://host/name", "s3://bucket/folder")
+
+
+def test_secrets_are_not_shown() -> None:
+    secret = "whsec_" + "c2VjcmV0" * 4
+    settings = Settings(
+        database_url=SecretStr("postgresql://user:hidden@host/name"), webhook_secret=SecretStr(secret)
+    )
+    assert "hidden" not in repr(settings)
+    assert secret not in repr(settings)
 
 
 if __name__ == "__main__":

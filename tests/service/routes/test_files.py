@@ -62,6 +62,20 @@ def test_a_link_expires_and_its_file_goes(
     assert list((settings.data_dir / "files").iterdir()) == []
 
 
+@pytest.mark.slow
+def test_pictures_can_be_kept_in_s3(
+    loaded: LoadedModel, make_web: Web, settings: Settings, bucket: str, wait_until: Callable[..., None]
+) -> None:
+    with make_web(loaded, settings.model_copy(update={"store_url": bucket})) as web:
+        job_id = web.post("/v1/generate", json=BODY, headers={"Prefer": "respond-async"}).json()["id"]
+        wait_until(lambda: web.get(f"/v1/jobs/{job_id}").json()["state"] == "succeeded")
+        url = web.get(f"/v1/jobs/{job_id}").json()["result"]["images"][0]["url"]
+        assert web.get(url).content.startswith(b"\x89PNG")
+        assert web.delete(f"/v1/jobs/{job_id}").json()["deleted"]
+        assert web.get(url).status_code == 404
+    assert not (settings.data_dir / "files").exists()
+
+
 def test_a_file_that_was_deleted_is_gone(files_web: TestClient, settings: Settings) -> None:
     url = link(files_web)
     for path in (settings.data_dir / "files").iterdir():
