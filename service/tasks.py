@@ -70,7 +70,7 @@ async def to_job(service: Service, asked: Body, request_id: str, tenant: Tenant)
 def answer(service: Service, job: Job, asked: Body, finished: Finished) -> ImagesAnswer | TextAnswer:
     """Make the answer to a job of to_job's; writes files, so not on the event loop."""
     if isinstance(asked, DrawingBody):
-        return images_answer(service.client.card, job, asked, finished)
+        return images_answer(service, job, asked, finished)
     assert isinstance(asked, UnderstandRequest), "to_job took it"
     return text_answer(service.client.card, job, asked, finished)
 
