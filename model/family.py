@@ -172,6 +172,30 @@ class TextRow:
     cache: TextCache
 
 
+class Flops(Protocol):
+    """What the calls of one loaded family take; each method is named after the call."""
+
+    def prefill(self, prompts: Sequence[PreparedPrompt], prefixes: Sequence[Context | None]) -> int:
+        """Count a packed prefill."""
+        ...
+
+    def encode(self, latents: Sequence[Tensor]) -> int:
+        """Count what it took to encode references to these latents [C, Y, X]."""
+        ...
+
+    def velocity(self, rows: Sequence[Row]) -> int:
+        """Count a packed step."""
+        ...
+
+    def decode(self, latents: Sequence[Tensor]) -> int:
+        """Count the decoding of latents [C, Y, X]."""
+        ...
+
+    def next_tokens(self, rows: Sequence[TextRow]) -> int:
+        """Count a packed call of text decoding, before it is made: it grows the caches."""
+        ...
+
+
 class Family(Protocol):
     """One loaded unified model. Packed calls take rows that differ in every way."""
 
@@ -236,6 +260,11 @@ class Family(Protocol):
     @property
     def end_tokens(self) -> frozenset[int]:
         """Tokens that end an answer."""
+        ...
+
+    @property
+    def flops(self) -> Flops:
+        """Count what its calls take."""
         ...
 
     def output_size(self, references: Sequence[Image]) -> Size:

@@ -1,14 +1,17 @@
-"""Around every request: an id, a log line, and its place in the metrics."""
+"""Around every request: an id, a log line, a trace, and its place in the metrics."""
 
 import logging
 import secrets
 import time
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import CLIENT_CLOSED_REQUEST
+from service import logs
+from service.errors import CLIENT_CLOSED_REQUEST, answer_error
 from service.metrics import Metrics
+from service.tracing import OFF, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +27,12 @@ QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 
 class Access:
-    """Middleware that names, logs and counts requests; it reads no body and holds nothing back."""
+    """Middleware that names, logs, traces and counts requests; it reads no body and holds nothing back."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing = OFF) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on and take note of its end."""
@@ -47,11 +51,22 @@ class Access:
                 MutableHeaders(scope=message)["X-Request-Id"] = state["request_id"]
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_named)
-        finally:
-            # A stream that has begun well may still end otherwise.
-            self._note(scope, state.get("error_status", status), time.perf_counter() - begun)
+        logs.bind(request=state["request_id"])
+        tracing = OFF if scope["path"] in QUIET else self._tracing
+        with tracing.request(scope) as span:
+            logs.bind(trace=span.trace_id)
+            try:
+                await self._app(scope, receive, send_named)
+            except Exception as error:
+                # Not foreseen; answered here, where the answer gets the request's id and its place.
+                answer = await answer_error(Request(scope), error)
+                if status != CLIENT_CLOSED_REQUEST:
+                    raise
+                await answer(scope, receive, send_named)
+            finally:
+                # A stream that has begun well may still end otherwise.
+                state["status"] = state.get("error_status", status)
+                self._note(scope, state["status"], time.perf_counter() - begun)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         code = scope["state"].get("error_code")

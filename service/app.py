@@ -29,6 +29,7 @@ from service.routes import drawing, files, health, models, openai, playground, u
 from service.routes import jobs as jobs_routes
 from service.settings import Settings
 from service.store import Store
+from service.tracing import create_tracing
 from service.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,10 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         model=client.model_id,
         num_running=lambda: client.num_running,
         status=lambda: client.status,
+        peak_flops=settings.peak_flops,
     )
+    tracing = create_tracing(settings, client.model_id)
+    client.follow(tracing.follow)
     fetcher = Fetcher(settings, on_refused=metrics.fetch_blocked)
     database = Database(settings.database)
     keys = KeyStore(database)
@@ -104,6 +108,7 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         finally:
             await jobs.stop()
             await client.stop()
+            await tracing.stop()
             await fetcher.close()
             await quotas.stop()
             await rates.stop()
@@ -116,10 +121,12 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,
+        # Its own tells the words of errors, and says of a stream that failed that all was well.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service, app.state.jobs = service, jobs
     for module in (drawing, understand, openai, jobs_routes, files, models, health, playground):
         app.include_router(module.router)
     add_error_handlers(app)
-    app.add_middleware(Access, metrics=metrics)
+    app.add_middleware(Access, metrics=metrics, tracing=tracing)
     return app

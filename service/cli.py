@@ -65,7 +65,7 @@ def serve(
             load_format=load_format,
             engine=engine,
         )
-        logs.configure(settings.log_format, settings.log_level)
+        logs.configure(settings.log_format, settings.log_level, has_content=settings.log_content)
         # A download may take longer than an engine may load; the engine then finds it in the cache.
         locate(settings.model, weights=settings.load_format == "auto")
         server = Server(settings, create_client(settings))

@@ -178,7 +178,7 @@ def add_error_handlers(app: FastAPI) -> None:
     """Let every error leave in the envelope."""
     app.add_exception_handler(HTTPException, _answer_routing)
     for kind in (RequestError, ModelError, EngineError, ClientDisconnect, Exception):
-        app.add_exception_handler(kind, _answer_error)
+        app.add_exception_handler(kind, answer_error)
 
 
 def explain(request: Request, error: Exception) -> tuple[int, ErrorAnswer]:
@@ -240,7 +240,8 @@ def keep(error: Exception) -> dict[str, Any]:
     }
 
 
-async def _answer_error(request: Request, error: Exception) -> Response:
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Return the answer to an error."""
     status, words = explain(request, error)
     headers = {}
     if (seconds := getattr(error, "retry_after_seconds", None)) is not None:

@@ -94,7 +94,7 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
 
 def load_apart(settings: Settings) -> LoadedModel:
     """Load the model in a process that is only the engine's, and so has not been told yet how to log."""
-    logs.configure(settings.log_format, settings.log_level)
+    logs.configure(settings.log_format, settings.log_level, has_content=settings.log_content)
     return load_model(settings)
 
 

@@ -3,19 +3,34 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Literal
+from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from model.drawing import Drawn
+from model.prompt import Task
 from model.question import Answered
-from service.engine.cost import Load, Stage
+from service.engine.cost import STAGES, Load, Stage
 from service.engine.job import Job, Status, Timings
 from service.engine.observer import Observer
 from service.engine.scheduler import PRIORITIES, Priority
 
+OUTCOMES = ("ok", "rejected", "cancelled", "failed")
 COUNTS = tuple(2**power for power in range(17))
+FORGETTING = 0.99
+"""Of what a step computed, with every step after it: the ratio of use is that of about the last hundred."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+# When a counter came to be is the build's start; each would be told beside its count.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics(Observer):
@@ -35,6 +50,8 @@ class Metrics(Observer):
         )
         self._missed = self._counter("deadline_missed", "Jobs cut off at their deadline.")
         self._steps = self._counter("steps", "Packed flow steps, computed or skipped.", "mode")
+        self._flops = self._counter("model_flops", "Floating-point operations that steps computed.")
+        self._recent_flops = self._recent_seconds = 0.0
         self._cache_queries = self._counter("prefix_cache_queries", "Prompts asked for.")
         self._cache_hits = self._counter("prefix_cache_hits", "Prompts of which nothing had to be read.")
         self._restarts = self._counter(
@@ -58,9 +75,35 @@ class Metrics(Observer):
         }
         self._step_rows = self._histogram("step_rows", "Rows of a packed flow step.", buckets=COUNTS)
         self._step_tokens = self._histogram("step_tokens", "Tokens of a packed flow step.", buckets=COUNTS)
+        self._begin()
 
-    def describe(self, *, model: str, num_running: Callable[[], int], status: Callable[[], Status]) -> None:
-        """Add what is read when it is asked for."""
+    def _begin(self) -> None:
+        """Show at 0 what has not happened yet: a rate is known only of what was there before."""
+        for mode in ("computed", "skipped"):
+            self._steps.labels(mode=mode)
+        for stage in ("queue", *STAGES, "done"):
+            self._cancellations.labels(stage=stage)
+        for task in get_args(Task):
+            self._device.labels(task=task)
+            for outcome in OUTCOMES:
+                self._requests.labels(task=task, outcome=outcome)
+
+    def describe(
+        self,
+        *,
+        model: str,
+        num_running: Callable[[], int],
+        status: Callable[[], Status],
+        peak_flops: float | None = None,
+    ) -> None:
+        """Add what is read when it is asked for.
+
+        Args:
+            model: Its name on the wire.
+            num_running: Counts the jobs on the device.
+            status: Says what there is to do.
+            peak_flops: What the device can do in a second; without it there is no ratio of use.
+        """
         self._gauge("requests_running", "Jobs on the device.").set_function(num_running)
         waiting = self._gauge("requests_waiting", "Jobs in the queue.", "priority")
         for priority in PRIORITIES:
@@ -71,6 +114,10 @@ class Metrics(Observer):
         self._gauge("prefix_cache_bytes", "Contexts that are kept.").set_function(
             lambda: status().cache_bytes
         )
+        if peak_flops is not None:
+            self._gauge(
+                "mfu_ratio", "Model FLOPs of the last steps, of what the device could have done meanwhile."
+            ).set_function(lambda: self.flops_per_second / peak_flops)
         build = self._gauge("build_info", "1.", "version", "model")
         build.labels(version=version("hbridge"), model=model).set(1)
 
@@ -111,6 +158,17 @@ class Metrics(Observer):
             self._steps.labels(mode="computed").inc()
             self._step_rows.observe(load.rows)
             self._step_tokens.observe(load.tokens)
+
+    def computed(self, flops: int, seconds: float) -> None:
+        """Take note of the floating-point operations of a packed step."""
+        self._flops.inc(flops)
+        self._recent_flops = FORGETTING * self._recent_flops + flops
+        self._recent_seconds = FORGETTING * self._recent_seconds + seconds
+
+    @property
+    def flops_per_second(self) -> float:
+        """What about the last hundred steps computed, in the time that they took; 0 before the first."""
+        return self._recent_flops / self._recent_seconds if self._recent_seconds else 0.0
 
     def prefilled(self, num_prompts: int, num_hits: int) -> None:
         """Take note of prompts that were asked for, and of how many of them nothing had to be read."""

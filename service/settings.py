@@ -153,11 +153,28 @@ class Settings(BaseSettings):
     allow_private_webhooks: bool = Field(
         False, description="Whether webhooks may go to http addresses and into private networks."
     )
+    peak_flops: float | None = Field(
+        None,
+        gt=0,
+        description="What the device can do at most in a second, in FLOP and in the weights' type, as its "
+        "maker says; needed for the metric hbridge_mfu_ratio.",
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Collector that takes traces by OTLP over HTTP, such as http://localhost:4318; there are "
+        "none when left out.",
+    )
     log_format: Literal["plain", "json"] = Field(
         "plain", description="One line for people, or one JSON object."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."
+    )
+    log_content: bool = Field(
+        False,
+        description="Whether logs and traces may hold prompts and the words of errors, for debugging; never "
+        "images or keys.",
     )
 
     @field_validator("database_url")

@@ -3,12 +3,14 @@
 Whoever takes requests in, by whatever route, goes this way.
 """
 
+import logging
 from collections.abc import Mapping
 
 from model.drawing import Drawing
 from model.prompt import Task
 from model.question import Question
 from service.answering import images_answer, text_answer
+from service.content import content_of
 from service.deps import Service
 from service.engine.job import Finished, Job
 from service.errors import InvalidRequest
@@ -18,6 +20,8 @@ from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest, c
 from service.schemas.question import TextPart, UnderstandRequest, check_question, to_question
 from service.tenant import Tenant
 from service.uploads import pick_images, read_images, read_mask
+
+log = logging.getLogger(__name__)
 
 SCHEMAS: Mapping[Task, type[Body]] = {
     "generate": GenerateRequest,
@@ -50,6 +54,8 @@ async def to_job(service: Service, asked: Body, request_id: str, tenant: Tenant)
         work = await _question(service, asked)
     else:
         raise TypeError(f"no task takes a {type(asked).__name__}")
+    if service.settings.log_content:
+        log.info("asked", extra=content_of(work))
     return Job(
         id=request_id,
         work=work,

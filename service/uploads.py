@@ -20,6 +20,7 @@ from model.errors import BadRequest, InvalidImage, TooManyReferences
 from model.images import open_image, open_mask
 from service.fetch import Fetcher
 from service.settings import Settings
+from service.tracing import span
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 DATA_URL = re.compile(r"data:([^;,]*)([^,]*),", re.IGNORECASE)
@@ -135,7 +136,8 @@ async def _fetch(encoded: Sequence[str | bytes], names: Sequence[str], fetcher: 
 
     async def file_of(item: str | bytes, name: str) -> str | bytes:
         if isinstance(item, str) and ADDRESS.match(item.strip()):
-            return await fetcher.fetch(item.strip(), param=name)
+            with span("fetch"):
+                return await fetcher.fetch(item.strip(), param=name)
         return item
 
     try:

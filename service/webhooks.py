@@ -13,13 +13,16 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from functools import cache, partial
+from ipaddress import ip_address
 from socket import SOCK_STREAM
+from ssl import SSLContext
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpcore
 import httpx
 from sqlalchemy import JSON, String, Text, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,7 +30,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 from standardwebhooks import Webhook
 
+from service.addresses import Address, is_public, parse_address
 from service.database import Base, Database
+from service.fetch import CheckedNetwork, FetchRefused, Resolve
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +44,6 @@ MAX_PAUSE_SECONDS = 24 * 3600.0
 TICK_SECONDS = 2.0
 AT_ONCE = 16
 GONE = 410
-EMBEDDING = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("2002::/16"))
 
 Deliver = Callable[[str, bytes, Mapping[str, str]], Awaitable[int]]
 
@@ -112,43 +116,62 @@ def check_url(url: str, *, allow_private: bool) -> None:
         raise UnsafeAddress("must be an https address")
     if parts.username is not None or parts.password is not None:
         raise UnsafeAddress("must hold no user and no password")
-    with contextlib.suppress(ValueError):
-        _check_ip(ip_address(host), allow_private=allow_private)
-
-
-async def check_address(url: str, *, allow_private: bool) -> None:
-    """Refuse an address that leads, by any of its IP addresses, into a private network.
-
-    Raises:
-        UnsafeAddress: Says what is wrong with it.
-        OSError: Its name cannot be looked up.
-    """
-    check_url(url, allow_private=allow_private)
-    parts = urlsplit(url)
-    loop = asyncio.get_running_loop()
-    for *_, address in await loop.getaddrinfo(parts.hostname, parts.port or 443, type=SOCK_STREAM):
-        _check_ip(ip_address(address[0]), allow_private=allow_private)
-
-
-def _check_ip(ip: IPv4Address | IPv6Address, *, allow_private: bool) -> None:
-    if allow_private:
-        return
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    if not ip.is_global or ip.is_multicast or any(ip in network for network in EMBEDDING):
+    address = parse_address(host)
+    if address and not allow_private and not is_public(address):
         raise UnsafeAddress("must not lead into a private network")
 
 
-async def deliver(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+async def resolve(host: str, port: int) -> Sequence[Address]:
+    """Return the addresses of a name; none when it has none."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return ()
+    return tuple(dict.fromkeys(ip_address(place[0]) for *_, place in found))
+
+
+async def deliver(
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    is_allowed: Callable[[Address], bool] = is_public,
+    resolve: Resolve = resolve,
+) -> int:
     """Post a message and return the status of the answer, of which nothing else is read.
 
+    The connection goes to an address that was checked, and no redirect is followed.
+
     Raises:
-        httpx.HTTPError: There was no answer.
+        UnsafeAddress: It leads where nothing is sent to.
+        OSError: There was no answer, or not in time.
     """
-    async with (
-        httpx.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as client,
-        client.stream("POST", url, content=body, headers=headers) as response,
-    ):
-        return response.status_code
+    at = httpx.URL(url)
+    target = httpcore.URL(scheme=at.raw_scheme, host=at.raw_host, port=at.port, target=at.raw_path)
+    network = CheckedNetwork(resolve, is_allowed)
+    connection = httpcore.AsyncHTTPConnection(
+        target.origin, ssl_context=authorities(), network_backend=network
+    )
+    sent = [("Host", at.netloc.decode("ascii")), ("Connection", "close"), *headers.items()]
+    try:
+        async with (
+            asyncio.timeout(TIMEOUT_SECONDS),
+            connection.stream("POST", target, headers=sent, content=body) as response,
+        ):
+            return response.status
+    except FetchRefused as refusal:
+        raise UnsafeAddress(str(refusal)) from refusal
+    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
+        raise OSError("there was no answer") from error
+    finally:
+        await connection.aclose()
+        await network.aclose()
+
+
+@cache
+def authorities() -> SSLContext:
+    """Return whom to trust, read once: the usual authorities."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class Webhooks:
@@ -159,7 +182,7 @@ class Webhooks:
         pause_seconds: After the first try; four times as long after each other, give or take a half.
         allow_private: Also http, and addresses of private networks.
         tell: Called with "delivered", "retried" or "failed" after every try.
-        send: Posts a message.
+        send: Posts a message; `deliver` when left out.
     """
 
     def __init__(
@@ -170,14 +193,14 @@ class Webhooks:
         pause_seconds: float,
         allow_private: bool,
         tell: Callable[[str], None],
-        send: Deliver = deliver,
+        send: Deliver | None = None,
     ) -> None:
         self._database = database
         self._max_attempts = max_attempts
         self._pause_seconds = pause_seconds
         self._allow_private = allow_private
         self._tell = tell
-        self._send = send
+        self._send = send or (partial(deliver, is_allowed=lambda address: True) if allow_private else deliver)
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._tries: set[asyncio.Task[None]] = set()
@@ -258,9 +281,9 @@ class Webhooks:
             "webhook-signature": Webhook(row.secret).sign(row.id, now, body),
         }
         try:
-            await check_address(row.url, allow_private=self._allow_private)
+            check_url(row.url, allow_private=self._allow_private)
             return await self._send(row.url, body.encode(), headers)
-        except (httpx.HTTPError, OSError, UnsafeAddress) as error:
+        except (OSError, UnsafeAddress) as error:
             log.info("webhook not sent: %s", type(error).__name__, extra={"job": row.job_id})
             return 0
 

@@ -15,6 +15,7 @@ from model.errors import MissingCapability
 from model.family import Capabilities, Context, Depth, PreparedPrompt, Row, Size, TextCache, TextRow
 from model.flow import SOLVERS
 from model.hbridge.config import HBridgeConfig
+from model.hbridge.flops import HBridgeFlops
 from model.hbridge.names import HBRIDGE
 from model.hbridge.network import HBridgeNetwork
 from model.images import output_size, resize_reference
@@ -50,6 +51,7 @@ class HBridge:
         network: The part that training the bridge changes.
         expert: The understanding expert.
         processor: Prompts to tokens and back.
+        flops: What its calls take.
     """
 
     names = HBRIDGE
@@ -67,6 +69,7 @@ class HBridge:
             max_prompt_tokens=config.limits.max_prompt_tokens,
         )
         self.capabilities = capabilities(config)
+        self.flops = HBridgeFlops(config, self.network, self.expert)
         self._previewer: Previewer | None = None
 
     @classmethod

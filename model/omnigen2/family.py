@@ -19,6 +19,7 @@ from model.flow import SOLVERS
 from model.images import output_size, resize_reference
 from model.latents import build_autoencoder, decode_latent, draw_noise, encode_references
 from model.omnigen2.config import LATENT_STRIDE, MAX_REFERENCES, OmniGen2CheckpointConfig, OmniGen2Config
+from model.omnigen2.flops import OmniGen2Flops
 from model.omnigen2.layout import Images, axis_starts
 from model.omnigen2.names import OMNIGEN2
 from model.omnigen2.transformer import OmniGen2Transformer
@@ -73,6 +74,7 @@ class OmniGen2:
     Attributes:
         module: All weights, under the names of the checkpoint's folders.
         processor: Prompts to tokens; None without a language model.
+        flops: What its calls take.
     """
 
     names = OMNIGEN2
@@ -84,6 +86,7 @@ class OmniGen2:
         expert = None if config.mllm is None else QwenVL(config.mllm)
         self.module = OmniGen2Module(self.transformer, autoencoder, expert)
         self.capabilities = capabilities(config)
+        self.flops = OmniGen2Flops(config, self.transformer, expert)
         self._previewer: Previewer | None = None
         self.processor: Processor | None = None
         if config.mllm is not None:

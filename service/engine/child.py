@@ -83,7 +83,7 @@ class Child:
         try:
             await self._host.submit(job, partial(self._tell_event, job))
         except Exception as error:
-            self._tell_event(job, Failed(error=portable(error)))
+            self._tell_event(job, Failed(error=portable(error, job.id)))
         finally:
             self._entering.pop(job.id, None)
 
@@ -126,6 +126,10 @@ class Reporter(Observer):
         """Keep that there was a packed step."""
         self._seen.append(("stepped", (stage, load, seconds)))
 
+    def computed(self, flops: int, seconds: float) -> None:
+        """Keep what a packed step computed."""
+        self._seen.append(("computed", (flops, seconds)))
+
     def prefilled(self, num_prompts: int, num_hits: int) -> None:
         """Keep that prompts were asked for."""
         self._seen.append(("prefilled", (num_prompts, num_hits)))
@@ -143,11 +147,11 @@ class Reporter(Observer):
         self._seen.append(("cancelled", (tenant, stage, wasted_seconds)))
 
 
-def portable(error: Exception) -> Exception:
+def portable(error: Exception, job_id: str = "") -> Exception:
     """Return an error that may cross: those that callers know as they are, all others as a fault of ours."""
     if isinstance(error, ModelError | EngineError):
         return error
-    log.error("the engine failed", exc_info=error)
+    log.error("the engine failed", exc_info=error, extra={"job": job_id} if job_id else {})
     return JobFailed("internal error")
 
 

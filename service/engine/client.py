@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from typing import Protocol
 
@@ -14,6 +15,11 @@ from service.engine.job import Event, Failed, Finished, Job, ModelCard, Status
 from service.engine.observer import Observer
 
 log = logging.getLogger(__name__)
+
+
+Take = Callable[[Event], None]
+Follow = Callable[[Job], AbstractContextManager[Take]]
+"""Goes along with a job: entered at its submission, given its events, left at its end by what ended it."""
 
 
 class State(StrEnum):
@@ -90,6 +96,7 @@ class Client:
     def __init__(self, host: Host, *, model_id: str) -> None:
         self.model_id = model_id
         self._host = host
+        self._follow: Follow = _go_alone
         self._starting: asyncio.Task[None] | None = None
         self._num_inside = 0
         self._is_draining = False
@@ -150,6 +157,10 @@ class Client:
         """Let an observer count what the engine does; to be called before `start`."""
         self._host.watch(observer)
 
+    def follow(self, follow: Follow) -> None:
+        """Let somebody go along with every job from now on."""
+        self._follow = follow
+
     async def start(self) -> None:
         """Begin to load and warm up, and return at once."""
         self._starting = asyncio.create_task(self._start())
@@ -199,21 +210,23 @@ class Client:
             ModelError: What was asked cannot be done.
             EngineError: The engine is busy, not ready, draining, or failed.
         """
-        self.check_ready()
-        events: asyncio.Queue[Event] = asyncio.Queue()
-        self._num_inside += 1
-        try:
-            await self._host.submit(job, events.put_nowait)
-            while True:
-                event = await events.get()
-                if isinstance(event, Failed):
-                    raise event.error
-                yield event
-                if isinstance(event, Finished):
-                    return
-        finally:
-            self._num_inside -= 1
-            self._host.cancel(job.id)
+        with self._follow(job) as take:
+            self.check_ready()
+            events: asyncio.Queue[Event] = asyncio.Queue()
+            self._num_inside += 1
+            try:
+                await self._host.submit(job, events.put_nowait)
+                while True:
+                    event = await events.get()
+                    take(event)
+                    if isinstance(event, Failed):
+                        raise event.error
+                    yield event
+                    if isinstance(event, Finished):
+                        return
+            finally:
+                self._num_inside -= 1
+                self._host.cancel(job.id)
 
     async def _start(self) -> None:
         begun = time.perf_counter()
@@ -224,3 +237,7 @@ class Client:
         if starting.cancelled() or not (error := starting.exception()):
             return
         log.error("model not loaded: %s", error, extra={"model": self.model_id})
+
+
+def _go_alone(job: Job) -> AbstractContextManager[Take]:
+    return nullcontext(lambda event: None)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from model.drawing import Drawing
 from model.errors import ModelError
+from model.family import Family
 from model.images import to_pictures
 from model.request import Progress
 from service.engine.cost import CostModel, Load, Stage
@@ -51,6 +52,7 @@ from service.engine.scheduler import (
     Want,
 )
 from service.engine.stopwatch import Stopwatch
+from service.engine.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -139,13 +141,15 @@ class Engine:
         self.memory = MemoryModel()
         self.is_metering = False
         self._config = config
+        self._tally = Tally(model.family)
+        self._family = cast(Family, self._tally)
         self._observer = Observer()
         self._changed = threading.Condition()
         self._tickets: dict[str, Ticket] = {}
         self._scheduler = Scheduler(config.scheduling, self.costs, fits=self._fits)
         reference_bytes = int(REFERENCE_SHARE * config.max_cache_bytes)
-        self._references = ReferenceCache(model.family, max_bytes=reference_bytes)
-        self._contexts = PrefixCache(model.family, max_bytes=config.max_cache_bytes - reference_bytes)
+        self._references = ReferenceCache(self._family, max_bytes=reference_bytes)
+        self._contexts = PrefixCache(self._family, max_bytes=config.max_cache_bytes - reference_bytes)
         self._max_bytes = config.max_memory_bytes or free_bytes(model.card.device)
         self._is_stopping = False
         self._step: tuple[Step, float] | None = None
@@ -428,6 +432,7 @@ class Engine:
                     self._learn(step, now - begun)
             self._scheduler.charge(step, now - begun, now)
             self._observer.stepped(step.stage, step.load, now - begun)
+            self._observer.computed(self._tally.take(), now - begun)
             if step.stage == "prefill":
                 self._note_first("token", [each for each in tickets if each.job.is_question], now)
             self._note_first("preview", [ticket for ticket, _ in previews], now)
@@ -515,7 +520,7 @@ class Engine:
         velocities: list[list[Tensor]] = [[] for _ in tickets]
         for start in range(0, len(rows), at_once):
             going = [each for each in rows[start : start + at_once] if not tickets[each[0]].is_cancelled]
-            given = self.model.family.velocity([row for _, row in going]) if going else []
+            given = self._family.velocity([row for _, row in going]) if going else []
             for (place, _), velocity in zip(going, given, strict=True):
                 velocities[place].append(velocity)
         return [
@@ -526,14 +531,12 @@ class Engine:
     def _decode(self, tickets: Sequence[Ticket]) -> Sequence[list[Image]]:
         """Turn all latents into pictures."""
         latents = [cast(DrawingCourse, ticket.course).latents for ticket in tickets]
-        pictures = iter(
-            to_pictures(self.model.family.decode([each for of_one in latents for each in of_one]))
-        )
+        pictures = iter(to_pictures(self._family.decode([each for of_one in latents for each in of_one])))
         return [[next(pictures) for _ in of_one] for of_one in latents]
 
     def _answer(self, tickets: Sequence[Ticket]) -> Sequence[Tensor]:
         """Return the logits of each answer's next token."""
-        return self.model.family.next_tokens(
+        return self._family.next_tokens(
             [cast(AnswerCourse, ticket.course).row() for ticket in tickets]
         ).unbind()
 

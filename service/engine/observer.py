@@ -22,6 +22,9 @@ class Observer:
     def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
         """Take note of a packed step."""
 
+    def computed(self, flops: int, seconds: float) -> None:
+        """Take note of the floating-point operations of a packed step."""
+
     def prefilled(self, num_prompts: int, num_hits: int) -> None:
         """Take note of prompts that were asked for, and of how many of them nothing had to be read."""
 

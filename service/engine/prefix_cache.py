@@ -7,7 +7,8 @@ several prompts of a round need are read first, in a packed call of their own; a
 the one call for all the rest leaves.
 
 Tenants are served apart, also where their prompts are equal: how soon an answer comes, and how many of its
-tokens were cached, must not tell what others have asked.
+tokens were cached, must not tell what others have asked. But the empty prompt, the negative branch of nearly
+everybody, tells nothing of anybody: it is read once for all.
 
 Used on the engine's thread only: there are no locks. Knows families by their contract, and no tensors.
 """
@@ -17,7 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from model.errors import ModelError
 from model.family import Block, Context, Depth, Family, PreparedPrompt
+from model.prompt import Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,7 @@ class PrefixCache:
         self.num_queries = 0
         self.num_hits = 0
         self.num_reused_tokens = 0
+        self._empty = _key_of_nothing(family)
 
     def prefill(self, asks: Sequence[Ask]) -> list[Prefilled]:
         """Return a context for each ask, held for its job until `release`.
@@ -108,7 +112,10 @@ class PrefixCache:
         Equal prompts, and prompts that are equal up to their last block, are read once, and counted for
         the first of them. When the family raises, nothing is held for these asks.
         """
-        prompts = [OwnPrompt(ask.prompt, ask.tenant) for ask in asks]
+        prompts = [
+            OwnPrompt(ask.prompt, "" if ask.prompt.blocks[-1].key == self._empty else ask.tenant)
+            for ask in asks
+        ]
         try:
             cut = [prompt for prompt in self._missing(prompts) if len(prompt.blocks) > 1]
             wanted = Counter(prompt.blocks[-2].key for prompt in cut)
@@ -201,6 +208,14 @@ class PrefixCache:
             if not entry.holders:
                 del self._entries[key]
                 self.num_bytes -= entry.num_bytes
+
+
+def _key_of_nothing(family: Family) -> bytes | None:
+    """Return the key of the empty prompt to draw; None if the family draws nothing."""
+    try:
+        return family.prepare(Prompt.draw("")).blocks[-1].key
+    except ModelError:
+        return None
 
 
 def _beginning(prompt: OwnPrompt) -> OwnPrompt:

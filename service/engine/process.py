@@ -267,7 +267,8 @@ class EngineProcess:
         if self._stopping.is_set():
             return
         is_known = isinstance(error, ModelError | EngineError)
-        log.error("%s; it is started again", error, exc_info=None if is_known else error)
+        words = error if is_known else "the engine's process failed"
+        log.error("%s; it is started again", words, exc_info=None if is_known else error)
 
     def _repeat(self) -> None:
         """Send over the jobs that outlived the child before."""

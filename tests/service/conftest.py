@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,10 +23,23 @@ from service.engine.engine import EngineConfig
 from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.loading import load_model
+from service.logs import OURS
 from service.server import Server
 from service.settings import Settings
 from tests.service.local_client import local_client, make_key
 from tests.service.postgresql import PostgreSQL
+
+
+@pytest.fixture(autouse=True)
+def _untouched_loggers() -> Iterator[None]:
+    """Let no test change how others log."""
+    root, access = logging.getLogger(), logging.getLogger("uvicorn.access")
+    handlers, disabled = root.handlers[:], access.disabled
+    levels = {name: logging.getLogger(name).level for name in ("", "uvicorn", *OURS)}
+    yield
+    root.handlers[:], access.disabled = handlers, disabled
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 class Gated:

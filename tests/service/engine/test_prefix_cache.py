@@ -349,3 +349,12 @@ def test_whatever_comes_contexts_are_right_the_budget_holds_and_every_token_is_c
             held.setdefault(job_id, []).append(each.context)
         in_use = {id(each): each.num_bytes for contexts in held.values() for each in contexts}
         assert sum(in_use.values()) <= cache.num_bytes <= max(max_bytes, sum(in_use.values()))
+
+
+def test_the_empty_prompt_is_read_once_for_all_tenants(family: Counting) -> None:
+    cache = PrefixCache(family, max_bytes=PLENTY)
+    empty = family.prepare(Prompt.draw(""))
+    asks = [Ask(job_id=tenant, prompt=empty, tenant=tenant) for tenant in ("ann", "bob")]
+    first, second = cache.prefill(asks[:1]) + cache.prefill(asks[1:])
+    assert second.context is first.context
+    assert second.prefilled_tokens == 0

@@ -61,12 +61,20 @@ class Written:
     num_tokens: int = 3
 
 
+class Counted:
+    """One operation for everything that passes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda passed, *rest: len(passed)
+
+
 class Toy:
     """Straight flows to the shade of what was read."""
 
     config: Any = None
     capabilities = CAPABILITIES
     end_tokens = frozenset({0})
+    flops: Any = Counted()
 
     def prepare(self, prompt: Any) -> Read:
         words = " ".join(part for turn in prompt.turns for part in turn.parts if isinstance(part, str))
