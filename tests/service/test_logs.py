@@ -34,7 +34,7 @@ FORMS = pytest.mark.parametrize("form", ["plain", "json"])
 WATCHING = (Path(__file__).parents[2] / "docs/watching.md").read_text(encoding="utf-8")
 PAGE = re.compile(r"`[\w.]+`")
 PROMPT, KEY, INSIDE = "mark-of-a-prompt", "mark-of-a-key", "mark-in-a-picture"
-HEADERS = {"X-Api-Key": KEY, "Cookie": KEY, "Webhook-Secret": KEY, "Idempotency-Key": KEY}
+HEADERS = {"X-Api-Key": KEY, "Cookie": KEY, "Webhook-Secret": KEY}
 WRONG = [f"Bearer {KEY}", f"Bearer hb-{'0' * 12}-{KEY}", f"Basic {KEY}", KEY]
 # Lines about no request: others must say which one they are about.
 APART = {"ready", "calibrated", "no costs learnt yet"}

@@ -36,7 +36,7 @@ API = {
     *("steps_total", "prefix_cache_queries_total", "prefix_cache_hits_total", "prefix_cache_bytes"),
     *("cancellations_total", "wasted_device_seconds_total", "deadline_missed_total", "device_seconds_total"),
     *("queued_device_seconds", "model_flops_total", "mfu_ratio", "engine_restarts_total"),
-    *("fetch_blocked_total", "build_info"),
+    *("fetch_blocked_total", "jobs_total", "webhooks_total", "build_info"),
 }
 """What the API promises; all of them begin with hbridge_."""
 LABELS = {"task", "outcome", "reason", "priority", "mode", "stage", "version", "model", "le"}
