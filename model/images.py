@@ -6,6 +6,7 @@ what of a file a decoder gets.
 Shapes: H and W pixels.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
@@ -116,6 +117,12 @@ def encode_image(image: Image.Image, image_format: Format = "png", compression: 
     quality = {} if image_format == "png" else {"quality": 95 if compression is None else compression}
     image.save(file, format=image_format.upper(), **quality)
     return file.getvalue()
+
+
+def pixels_hash(image: Image.Image) -> str:
+    """Return the SHA-256 over a picture's size and RGB bytes, which no file format changes."""
+    size = f"{image.width}x{image.height} RGB\n".encode()
+    return hashlib.sha256(size + image.convert("RGB").tobytes()).hexdigest()
 
 
 def fitted_size(size: Size, *, max_pixels: int, max_side: int, step: int) -> Size:

@@ -6,35 +6,61 @@ import time
 from PIL.Image import Image
 
 from model.drawing import Drawing, Drawn
-from model.images import encode_image
+from model.errors import InvalidImage
 from model.question import Answered, Question
+from service.deps import Service
 from service.engine.job import Finished, Job, ModelCard, Timings
+from service.receipts import receipt, statement
 from service.schemas.answers import (
     AnswerUsage,
     DrawingUsage,
-    GuidanceData,
     ImageData,
     ImagesAnswer,
-    Receipt,
+    ProvenanceData,
     TextAnswer,
     TimingsData,
 )
-from service.schemas.drawing import DrawingBody
+from service.schemas.drawing import DrawingBody, EditRequest
 from service.schemas.question import UnderstandRequest
+from service.uploads import decode_text, pick_images
 
 
-def image_file(asked: DrawingBody, image: Image) -> bytes:
-    """Write a picture as the file that was asked for."""
-    return encode_image(image, asked.output_format, asked.output_compression)
+def image_file(service: Service, job: Job, asked: DrawingBody, image: Image) -> bytes:
+    """Write a picture of a job as the file that was asked for, marked and signed; not on the event loop."""
+    drawing = job.work
+    assert isinstance(drawing, Drawing)
+    return service.provenance.write(
+        image,
+        asked.output_format,
+        asked.output_compression,
+        statement(service.client.card, drawing, given_files(asked)),
+        has_mask=drawing.mask is not None,
+    )
 
 
-def image_text(asked: DrawingBody, image: Image) -> str:
-    """Write a picture as a file in base64."""
-    return base64.b64encode(image_file(asked, image)).decode()
+def image_text(service: Service, job: Job, asked: DrawingBody, image: Image) -> str:
+    """Write a picture of a job as such a file in base64."""
+    return base64.b64encode(image_file(service, job, asked, image)).decode()
 
 
-def images_answer(model: ModelCard, job: Job, asked: DrawingBody, finished: Finished) -> ImagesAnswer:
-    """Make the answer to a drawing."""
+def given_files(asked: DrawingBody) -> list[bytes | None]:
+    """Return the files of an edit's images that came with the request."""
+    if not isinstance(asked, EditRequest):
+        return []
+    encoded, param = pick_images(asked.image, asked.images)
+    return [_given_file(each, param) for each in encoded]
+
+
+def _given_file(encoded: str | bytes, param: str) -> bytes | None:
+    try:
+        return encoded if isinstance(encoded, bytes) else decode_text(encoded, param)[0]
+    except InvalidImage:  # an address
+        return None
+
+
+def images_answer(service: Service, job: Job, asked: DrawingBody, finished: Finished) -> ImagesAnswer:
+    """Make the answer to a drawing; not on the event loop."""
+    model = service.client.card
     drawn, drawing = finished.result, job.work
     assert isinstance(drawn, Drawn)
     assert isinstance(drawing, Drawing)
@@ -44,10 +70,10 @@ def images_answer(model: ModelCard, job: Job, asked: DrawingBody, finished: Fini
         model=model.id,
         metadata=asked.metadata,
         warnings=_drawing_warnings(drawing) + _word_warnings(model, drawing.prompt, drawing.negative_prompt),
-        images=_images(asked, drawn),
+        images=_images(service, job, asked, drawn),
         usage=_drawing_usage(drawn, finished.timings),
         timings=_timings(finished.timings),
-        receipt=_receipt(model, job, drawing, drawn),
+        receipt=receipt(model, drawing, drawn, _provenance(service, drawing, drawn)),
     )
 
 
@@ -86,10 +112,14 @@ def _word_warnings(model: ModelCard, *texts: str) -> list[str]:
     return []
 
 
-def _images(asked: DrawingBody, drawn: Drawn) -> list[ImageData]:
+def _provenance(service: Service, drawing: Drawing, drawn: Drawn) -> ProvenanceData:
+    return service.provenance.plan(drawn.images[0], has_mask=drawing.mask is not None)
+
+
+def _images(service: Service, job: Job, asked: DrawingBody, drawn: Drawn) -> list[ImageData]:
     return [
         ImageData(
-            b64_json=image_text(asked, image),
+            b64_json=image_text(service, job, asked, image),
             seed=seed,
             width=image.width,
             height=image.height,
@@ -133,41 +163,4 @@ def _timings(timings: Timings) -> TimingsData:
         decode=timings.decode_seconds,
         total=timings.total_seconds,
         expected=timings.expected_seconds,
-    )
-
-
-def _receipt(model: ModelCard, job: Job, drawing: Drawing, drawn: Drawn) -> Receipt:
-    can = model.capabilities
-    return Receipt(
-        task=job.task,
-        model=model.id,
-        family=can.family,
-        weights_sha256=model.weights_hash,
-        load_format=model.load_format,
-        prompt=drawing.prompt,
-        negative_prompt=drawing.negative_prompt,
-        seed=drawn.seeds[0],
-        n=len(drawn.seeds),
-        size=str(drawn.size),
-        solver=drawing.solver,
-        grid=can.grid,
-        times=list(drawn.times),
-        guidance=_guidance(model, drawing, drawn),
-        acceleration="exact",
-        attention_backend=model.backend,
-        dtype=model.dtype,
-        device=model.device,
-    )
-
-
-def _guidance(model: ModelCard, drawing: Drawing, drawn: Drawn) -> GuidanceData:
-    guidance = drawn.guidance
-    branches = guidance.all_branches(has_references=bool(drawing.images))
-    return GuidanceData(
-        text=guidance.text,
-        image=guidance.image,
-        interval=guidance.interval,
-        rescale=guidance.rescale,
-        clock=model.capabilities.guidance_clock,
-        branches=[branch.value for branch in branches],
     )

@@ -23,9 +23,10 @@ from service.key_store import KeyStore
 from service.links import Links
 from service.metrics import Metrics
 from service.openapi import document
+from service.provenance import Provenance
 from service.quotas import Quotas
 from service.rates import Rates
-from service.routes import drawing, files, health, models, openai, playground, understand
+from service.routes import drawing, files, health, models, openai, playground, understand, verify
 from service.routes import jobs as jobs_routes
 from service.settings import Settings
 from service.store import Store
@@ -80,6 +81,7 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         client=client,
         fetcher=fetcher,
         metrics=metrics,
+        provenance=Provenance(settings),
         database=database,
         keys=keys,
         auth=auth,
@@ -125,7 +127,7 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service, app.state.jobs = service, jobs
-    for module in (drawing, understand, openai, jobs_routes, files, models, health, playground):
+    for module in (drawing, understand, openai, jobs_routes, files, models, verify, health, playground):
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(Access, metrics=metrics, tracing=tracing)

@@ -14,6 +14,7 @@ import typer
 from rich.markup import escape
 
 from service import logs
+from service.evidence import replay, verify
 from service.keys import app as keys
 from service.terminal import USERS_FAULT, Device, Dtype, Model, screen, settings_with, users_faults
 
@@ -31,6 +32,9 @@ ImageScale = Annotated[float | None, typer.Option("--image-guidance", help="Imag
 Negative = Annotated[str, typer.Option("--negative-prompt", help="What to lean away from.")]
 Count = Annotated[int, typer.Option("-n", "--n", min=1, max=8, help="Pictures from one prompt.")]
 Solver = Annotated[str, typer.Option(help="euler or dpmpp_2m.")]
+ReceiptFile = Annotated[
+    Path | None, typer.Option("--receipt", help="JSON file to write, from which `hbridge replay` starts.")
+]
 
 
 def serve(
@@ -94,6 +98,7 @@ def generate(
     negative_prompt: Negative = "",
     n: Count = 1,
     solver: Solver = "euler",
+    receipt: ReceiptFile = None,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -113,7 +118,7 @@ def generate(
             solver=solver,
         )
         settings = settings_with(model=model, device=device, dtype=dtype)
-        local.draw_to_file(drawing, output, settings, screen)
+        local.draw_to_file(drawing, output, settings, screen, receipt=receipt)
 
 
 def edit(
@@ -131,6 +136,7 @@ def edit(
     negative_prompt: Negative = "",
     n: Count = 1,
     solver: Solver = "euler",
+    receipt: ReceiptFile = None,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -152,7 +158,7 @@ def edit(
             solver=solver,
         )
         settings = settings_with(model=model, device=device, dtype=dtype)
-        local.draw_to_file(drawing, output, settings, screen)
+        local.draw_to_file(drawing, output, settings, screen, sources=image, receipt=receipt)
 
 
 def understand(
@@ -219,6 +225,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "understand": understand,
     "convert": convert,
     "size": size,
+    "verify": verify,
+    "replay": replay,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -16,6 +16,7 @@ from service.fetch import Fetcher
 from service.key_store import KeyStore
 from service.links import Links
 from service.metrics import Metrics
+from service.provenance import Provenance
 from service.quotas import Quotas
 from service.rates import Rates
 from service.settings import Settings
@@ -43,6 +44,7 @@ class Service:
     client: Client
     fetcher: Fetcher
     metrics: Metrics
+    provenance: Provenance
     database: Database
     keys: KeyStore
     auth: Auth

@@ -25,7 +25,7 @@ from service.runner import Runner
 from service.schemas.answers import ErrorData, ImagesAnswer, TextAnswer
 from service.schemas.body import Body
 from service.schemas.jobs import JobAnswer, JobProgress, Webhook, WebhookData
-from service.tasks import to_job
+from service.tasks import fetched, to_job
 from service.tenant import Tenant
 from service.webhooks import DeliveryRow, UnsafeAddress, Webhooks, check_url, new_delivery
 
@@ -252,6 +252,7 @@ class Jobs:
         job_id = f"job-{secrets.token_hex(12)}"
         with within(order.field):
             check_whole(asked)
+            asked = await fetched(self._service, asked)
             await to_job(self._service, asked, job_id, order.tenant)
         num_queued = await self._ledger.num_queued()
         if num_queued >= self._service.settings.max_queued_jobs:

@@ -1,6 +1,7 @@
 """The commands `hbridge keys`: make API keys, show them, revoke them, and set what their tenants may use.
 
-They work on the database alone, beside servers that run or without one.
+They work on the database alone, beside servers that run or without one. `dev-cert` makes a key of another
+kind, which signs pictures.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from service.key_store import Key, KeyStore, Limits
     from service.usage import Usage
 
-app = typer.Typer(help="Make, show and revoke API keys.", no_args_is_help=True)
+app = typer.Typer(help="Make, show and revoke API keys; make one that signs pictures.", no_args_is_help=True)
 
 Result = TypeVar("Result")
 
@@ -130,6 +132,29 @@ def limit(
     limits = _limits(rate, quota, weight)
     _run(lambda books: books.keys.set_limits(tenant, limits))
     screen.print(f"the limits of tenant {tenant} are set", highlight=False)
+
+
+@app.command("dev-cert")
+def make_development_certificate(
+    folder: Annotated[Path, typer.Argument(help="A new folder for the key and its certificate.")],
+) -> None:
+    """Make a key for signing pictures and a certificate for it, for development: nobody else trusts it."""
+    from service.certificates import (  # noqa: PLC0415 - the libraries of certificates take long
+        CERTIFICATE_FILE,
+        KEY_FILE,
+        make_development_key,
+        write_key,
+    )
+
+    with users_faults():
+        write_key(make_development_key(), folder)
+    lines = (
+        f"HBRIDGE_SIGNING_KEY={folder / KEY_FILE}",
+        f"HBRIDGE_SIGNING_CERTIFICATE={folder / CERTIFICATE_FILE}",
+    )
+    screen.print("For development: nobody else trusts it. To sign pictures with it, set", soft_wrap=True)
+    for line in lines:
+        typer.echo(line)
 
 
 def _run(work: Callable[[Books], Awaitable[Result]]) -> Result:

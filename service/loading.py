@@ -12,7 +12,7 @@ from model.stored_tensor import OnProgress
 from service import logs
 from service.about import read_about
 from service.engine.client import Client
-from service.engine.engine import EngineConfig
+from service.engine.engine import NUM_THREADS, EngineConfig
 from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel, ModelCard
 from service.engine.process import EngineProcess, WatchConfig
@@ -64,6 +64,7 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
     from model.attention import Segments  # noqa: PLC0415
     from model.checkpoint import build_random, load, random_hash, read_config, weights_hash  # noqa: PLC0415
     from model.registry import resolve  # noqa: PLC0415
+    from service.environment import describe  # noqa: PLC0415
 
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise UnusableDevice(f"device {settings.device} is not usable here; set HBRIDGE_DEVICE=cpu")
@@ -88,6 +89,7 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
         backend=Segments.own((1,)).backend,
         load_format=settings.load_format,
         about=read_about(folder),
+        environment=describe(settings.device, settings.num_threads or NUM_THREADS),
     )
     return LoadedModel(card=card, family=family)
 

@@ -1,6 +1,6 @@
 """One request without a server: files in, the pipeline, files out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
@@ -18,9 +18,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from model.drawing import Drawing, plan_drawing
+from model.drawing import Drawing, Drawn, plan_drawing
 from model.errors import BadRequest
-from model.family import Family
 from model.images import Format, encode_image, open_image
 from model.pipeline import answer, draw
 from model.prompt import Turn
@@ -28,7 +27,11 @@ from model.question import Question
 from model.request import Listener
 from model.request import Progress as Step
 from model.stored_tensor import OnProgress
+from service import receipts
+from service.engine.job import LoadedModel
 from service.loading import load_model
+from service.manifest import Statement
+from service.provenance import Provenance
 from service.schemas.drawing import read_size
 from service.settings import Settings
 
@@ -68,15 +71,22 @@ def output_paths(path: Path, count: int) -> list[Path]:
     return [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
 
 
-def write_images(images: Sequence[Image.Image], path: Path) -> list[Path]:
+def write_images(
+    images: Sequence[Image.Image], path: Path, write: Callable[[Image.Image, Format], bytes] = encode_image
+) -> list[Path]:
     """Write pictures in the format that the name says; return where they are.
+
+    Args:
+        images: RGB.
+        path: Of the first, or the only one.
+        write: Makes a file of a picture.
 
     Raises:
         OSError: A file cannot be written; nothing half-written stays.
     """
     paths = output_paths(path, len(images))
     for image, each in zip(images, paths, strict=True):
-        write_whole(each, encode_image(image, FORMATS[path.suffix.lower()]))
+        write_whole(each, write(image, FORMATS[path.suffix.lower()]))
     return paths
 
 
@@ -116,20 +126,55 @@ def bytes_bar(console: Console, words: str) -> Iterator[OnProgress]:
         yield listen
 
 
-def draw_to_file(drawing: Drawing, output: Path, settings: Settings, console: Console) -> None:
+def draw_to_file(
+    drawing: Drawing,
+    output: Path,
+    settings: Settings,
+    console: Console,
+    *,
+    sources: Sequence[Path] = (),
+    receipt: Path | None = None,
+) -> None:
     """Run a drawing, write its pictures, say where they are.
+
+    Args:
+        drawing: What to do.
+        output: Where its pictures go.
+        settings: Which model, and what is stated in the pictures.
+        console: Shows how far it is.
+        sources: The files of the drawing's images.
+        receipt: Where its receipt goes.
 
     Raises:
         ModelError: It cannot be done as asked.
-        OSError: A file cannot be written.
+        OSError: A file cannot be read or written.
     """
     check_output(output)
-    family = _load(settings, console)
-    plan_drawing(family, drawing)
+    provenance = Provenance(settings)
+    files = [path.read_bytes() for path in sources]
+    model = load(settings, console)
+    plan_drawing(model.family, drawing)
     with progress_bar(console) as listen:
-        drawn = draw(family, drawing, listen)
-    for path, seed in zip(write_images(drawn.images, output), drawn.seeds, strict=True):
+        drawn = draw(model.family, drawing, listen)
+    if receipt:
+        plan = provenance.plan(drawn.images[0], has_mask=drawing.mask is not None)
+        made = receipts.receipt(model.card, drawing, drawn, plan)
+        write_whole(receipt, made.model_dump_json(indent=2).encode() + b"\n")
+    paths = write_drawn(drawn, drawing, output, provenance, receipts.statement(model.card, drawing, files))
+    for path, seed in zip(paths, drawn.seeds, strict=True):
         console.print(f"{path}  {drawn.size}, seed {seed}", highlight=False, soft_wrap=True, markup=False)
+
+
+def write_drawn(
+    drawn: Drawn, drawing: Drawing, output: Path, provenance: Provenance, statement: Statement
+) -> list[Path]:
+    """Write a drawing's pictures, marked and signed; as write_images."""
+
+    def write(image: Image.Image, image_format: Format) -> bytes:
+        has_mask = drawing.mask is not None
+        return provenance.write(image, image_format, None, statement, has_mask=has_mask)
+
+    return write_images(drawn.images, output, write)
 
 
 def ask(question: Question, settings: Settings, console: Console) -> str:
@@ -138,11 +183,12 @@ def ask(question: Question, settings: Settings, console: Console) -> str:
     Raises:
         ModelError: It cannot be done as asked.
     """
-    family = _load(settings, console)
+    family = load(settings, console).family
     with progress_bar(console) as listen:
         return answer(family, question, listen).text
 
 
-def _load(settings: Settings, console: Console) -> Family:
+def load(settings: Settings, console: Console) -> LoadedModel:
+    """Load the model of the settings; as load_model."""
     with bytes_bar(console, f"loading {settings.model}") as listen:
-        return load_model(settings, listen).family
+        return load_model(settings, listen)

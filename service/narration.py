@@ -62,7 +62,7 @@ class Narration:
             told = PartialImageEvent(
                 partial_image_index=self._num_previews,
                 image_index=index,
-                b64_json=image_text(self._asked, image),
+                b64_json=image_text(self._service, self._job, self._asked, image),
                 width=image.width,
                 height=image.height,
                 mime_type=f"image/{self._asked.output_format}",

@@ -75,7 +75,7 @@ class ImagesNarration:
         for index, image in enumerate(preview.images):
             told = PartialImage(
                 type="image_edit.partial_image" if self._is_edit else "image_generation.partial_image",
-                b64_json=image_text(self._asked, image),
+                b64_json=image_text(self._service, self._job, self._asked, image),
                 partial_image_index=self._num_previews,
                 image_index=index,
                 created_at=int(time.time()),

@@ -18,9 +18,16 @@ from service.schemas.openai_images import (
     PartialImage,
 )
 from service.schemas.question import UnderstandRequest
+from service.schemas.verify import VerifyRequest
 
 REFERENCE = "#/components/schemas/{model}"
 FILE = {"type": "string", "format": "binary"}
+VERIFY_FORM = {
+    "title": "VerifyForm",
+    "type": "object",
+    "properties": {"image": FILE | {"description": "The file as it is."}},
+    "required": ["image"],
+}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -40,11 +47,13 @@ def body_schemas() -> dict[str, Any]:
         ImagesEditsRequest,
         ChatRequest,
         JobRequest,
+        VerifyRequest,
     )
     _, found = models_json_schema([(body, "validation") for body in bodies], ref_template=REFERENCE)
     schemas: dict[str, Any] = found["$defs"]
     forms = {"EditForm": "EditRequest", "ImagesEditsForm": "ImagesEditsRequest"}
-    return schemas | {form: form_schema(schemas[body], form) for form, body in forms.items()}
+    made = {form: form_schema(schemas[body], form) for form, body in forms.items()}
+    return schemas | made | {"VerifyForm": VERIFY_FORM}
 
 
 def event_schemas() -> dict[str, Any]:

@@ -165,6 +165,25 @@ class Settings(BaseSettings):
         description="Collector that takes traces by OTLP over HTTP, such as http://localhost:4318; there are "
         "none when left out.",
     )
+    provenance: Literal["on", "off"] = Field(
+        "on", description="Whether pictures are signed and marked as made by AI; receipts say so when not."
+    )
+    signing_key: Path | None = Field(
+        None,
+        description="Private key (PEM) that signs pictures; a development key is made when left out.",
+    )
+    signing_certificate: Path | None = Field(
+        None, description="Its certificate (PEM), then those of its issuers, up to the one to trust."
+    )
+    trust_anchors: Path | None = Field(
+        None,
+        description="Certificates (PEM) whose signatures are trusted beside our own, such as a trust list.",
+    )
+    timestamp_url: str | None = Field(
+        None, pattern=r"^https?://", description="RFC 3161 authority asked for the time of each signature."
+    )
+    watermark: bool = Field(True, description="Whether pictures also get an invisible mark.")
+    provenance_prompt: bool = Field(False, description="Whether the signed statement includes the prompt.")
     log_format: Literal["plain", "json"] = Field(
         "plain", description="One line for people, or one JSON object."
     )

@@ -13,9 +13,9 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from ipaddress import ip_address
 from socket import SOCK_STREAM
 from ssl import SSLContext
@@ -32,7 +32,7 @@ from standardwebhooks import Webhook
 
 from service.addresses import Address, is_public, parse_address
 from service.database import Base, Database
-from service.fetch import CheckedNetwork, FetchRefused, Resolve
+from service.fetch import CheckedNetwork, FetchRefused
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,17 @@ MAX_PAUSE_SECONDS = 24 * 3600.0
 TICK_SECONDS = 2.0
 AT_ONCE = 16
 GONE = 410
+NO_ANSWER = (
+    httpcore.NetworkError,
+    httpcore.TimeoutException,
+    httpcore.ProtocolError,
+    FetchRefused,
+    OSError,
+    TimeoutError,
+)
+"""What a try may end in that reached nobody, or nobody who answers properly."""
 
-Deliver = Callable[[str, bytes, Mapping[str, str]], Awaitable[int]]
+IsAllowed = Callable[[Address], bool]
 
 
 class DeliveryRow(Base):
@@ -117,60 +126,45 @@ def check_url(url: str, *, allow_private: bool) -> None:
     if parts.username is not None or parts.password is not None:
         raise UnsafeAddress("must hold no user and no password")
     address = parse_address(host)
-    if address and not allow_private and not is_public(address):
+    if address and not allowed(allow_private)(address):
         raise UnsafeAddress("must not lead into a private network")
 
 
-async def resolve(host: str, port: int) -> Sequence[Address]:
-    """Return the addresses of a name; none when it has none."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return ()
-    return tuple(dict.fromkeys(ip_address(place[0]) for *_, place in found))
+def allowed(allow_private: bool) -> IsAllowed:
+    """Return the policy of addresses."""
+    return (lambda _: True) if allow_private else is_public
 
 
-async def deliver(
-    url: str,
-    body: bytes,
-    headers: Mapping[str, str],
-    *,
-    is_allowed: Callable[[Address], bool] = is_public,
-    resolve: Resolve = resolve,
-) -> int:
+async def deliver(url: str, body: bytes, headers: Mapping[str, str], *, is_allowed: IsAllowed) -> int:
     """Post a message and return the status of the answer, of which nothing else is read.
 
-    The connection goes to an address that was checked, and no redirect is followed.
+    Every address of the host is checked, and one that was checked is connected to.
 
     Raises:
-        UnsafeAddress: It leads where nothing is sent to.
-        OSError: There was no answer, or not in time.
+        FetchRefused: The host has no address, or one that is not allowed.
+        httpcore.NetworkError: There was no answer; so do the others of NO_ANSWER.
     """
-    at = httpx.URL(url)
-    target = httpcore.URL(scheme=at.raw_scheme, host=at.raw_host, port=at.port, target=at.raw_path)
-    network = CheckedNetwork(resolve, is_allowed)
-    connection = httpcore.AsyncHTTPConnection(
-        target.origin, ssl_context=authorities(), network_backend=network
-    )
-    sent = [("Host", at.netloc.decode("ascii")), ("Connection", "close"), *headers.items()]
+    network = CheckedNetwork(look_up, is_allowed)
     try:
         async with (
             asyncio.timeout(TIMEOUT_SECONDS),
-            connection.stream("POST", target, headers=sent, content=body) as response,
+            httpcore.AsyncConnectionPool(ssl_context=authorities(), network_backend=network) as pool,
+            pool.stream("POST", url, headers=list(headers.items()), content=body) as response,
         ):
-            return response.status
-    except FetchRefused as refusal:
-        raise UnsafeAddress(str(refusal)) from refusal
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
-        raise OSError("there was no answer") from error
+            return int(response.status)
     finally:
-        await connection.aclose()
         await network.aclose()
+
+
+async def look_up(host: str, port: int) -> list[Address]:
+    """Return every address that the system's resolver knows of a name."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=SOCK_STREAM)
+    return [ip_address(address[0]) for *_, address in found]
 
 
 @cache
 def authorities() -> SSLContext:
-    """Return whom to trust, read once: the usual authorities."""
+    """Return whom to trust: the usual authorities."""
     return httpx.create_ssl_context(trust_env=False)
 
 
@@ -182,7 +176,6 @@ class Webhooks:
         pause_seconds: After the first try; four times as long after each other, give or take a half.
         allow_private: Also http, and addresses of private networks.
         tell: Called with "delivered", "retried" or "failed" after every try.
-        send: Posts a message; `deliver` when left out.
     """
 
     def __init__(
@@ -193,14 +186,12 @@ class Webhooks:
         pause_seconds: float,
         allow_private: bool,
         tell: Callable[[str], None],
-        send: Deliver | None = None,
     ) -> None:
         self._database = database
         self._max_attempts = max_attempts
         self._pause_seconds = pause_seconds
-        self._allow_private = allow_private
+        self._is_allowed = allowed(allow_private)
         self._tell = tell
-        self._send = send or (partial(deliver, is_allowed=lambda address: True) if allow_private else deliver)
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._tries: set[asyncio.Task[None]] = set()
@@ -281,9 +272,8 @@ class Webhooks:
             "webhook-signature": Webhook(row.secret).sign(row.id, now, body),
         }
         try:
-            check_url(row.url, allow_private=self._allow_private)
-            return await self._send(row.url, body.encode(), headers)
-        except (OSError, UnsafeAddress) as error:
+            return await deliver(row.url, body.encode(), headers, is_allowed=self._is_allowed)
+        except NO_ANSWER as error:
             log.info("webhook not sent: %s", type(error).__name__, extra={"job": row.job_id})
             return 0
 

@@ -118,6 +118,21 @@ IDLE = Status(waiting=dict.fromkeys(PRIORITIES, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where a model runs, as far as it may show in the last bits of a result.
+
+    Attributes:
+        hardware: The processor's or the accelerator's name.
+        num_threads: CPU threads of one operation.
+        versions: Of Python and of the libraries that compute, by name.
+    """
+
+    hardware: str
+    num_threads: int
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
     """What a loaded model is, and what a receipt says of it.
 
@@ -135,6 +150,7 @@ class ModelCard:
     device: str
     dtype: str
     backend: str
+    environment: Environment
     load_format: Literal["auto", "random"] = "auto"
     about: About = field(default_factory=About)
 

@@ -93,6 +93,6 @@ def respond(service: Service, job: Job, asked: DrawingBody, finished: Finished) 
     assert isinstance(drawn, Drawn)
     if asked.response_format == "binary":
         headers = {"X-Seed": str(drawn.seeds[0]), "X-Model": service.client.model_id}
-        file = image_file(asked, drawn.images[0])
+        file = image_file(service, job, asked, drawn.images[0])
         return Response(file, media_type=f"image/{asked.output_format}", headers=headers)
     return Response(answer(service, job, asked, finished).model_dump_json(), media_type="application/json")

@@ -83,6 +83,22 @@ class GuidanceData(Answer):
     branches: list[str] = Field(description="What guided steps computed.")
 
 
+class EnvironmentData(Answer):
+    """Where the pictures were made, as far as it may show in their last bits."""
+
+    hardware: str
+    num_threads: int
+    versions: dict[str, str]
+
+
+class ProvenanceData(Answer):
+    """What the pictures' files say of where they come from."""
+
+    content_credentials: bool = Field(description="A signed C2PA statement is in the file.")
+    watermark: bool = Field(description="An invisible mark is in the pixels.")
+    reasons: list[str] = Field(description="Why something is missing.")
+
+
 class Receipt(Answer):
     """What made these pictures; the same again makes the same pixels."""
 
@@ -106,6 +122,13 @@ class Receipt(Answer):
     attention_backend: str
     dtype: str
     device: str
+    environment: EnvironmentData
+    images_sha256: list[str] = Field(
+        description="Of an edit's images, in order: SHA-256 over size and RGB pixels."
+    )
+    mask_sha256: str | None = Field(description="Of an edit's mask, in the same way.")
+    pixels_sha256: list[str] = Field(description="Of each picture, before its watermark, in the same way.")
+    provenance: ProvenanceData
 
 
 class Envelope(Answer):

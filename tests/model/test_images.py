@@ -18,6 +18,7 @@ from model.images import (
     open_image,
     open_mask,
     output_size,
+    pixels_hash,
     resize_reference,
     to_pictures,
     to_tensor,
@@ -185,6 +186,16 @@ def test_what_is_written_can_be_read(image_format: Format) -> None:
     data = encode_image(Image.new("RGB", (16, 16), (200, 100, 50)), image_format)
     assert Image.open(BytesIO(data)).format == image_format.upper()
     np.testing.assert_allclose(np.asarray(open_image(data)), np.full((16, 16, 3), (200, 100, 50)), atol=3)
+
+
+def test_a_hash_of_pixels_is_that_of_the_picture_and_not_of_its_file() -> None:
+    image = noise(20, 10)
+    files = [as_file(image, "PNG"), as_file(image, "WEBP", lossless=True)]
+    assert {pixels_hash(open_image(file)) for file in files} == {pixels_hash(image)}
+    other = image.copy()
+    other.putpixel((0, 0), (1, 2, 3))
+    same_bytes = Image.frombytes("RGB", (10, 20), image.tobytes())
+    assert len({pixels_hash(each) for each in (image, other, same_bytes)}) == 3
 
 
 def test_compression_makes_files_smaller() -> None:

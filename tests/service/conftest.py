@@ -143,7 +143,8 @@ def make_client() -> Callable[..., Client]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data")
+    # Without a signature, files of equal pictures are equal.
+    return Settings(data_dir=tmp_path / "data", provenance="off")
 
 
 @pytest.fixture(scope="session")
@@ -228,8 +229,9 @@ def make_web(
 def web(
     loaded: LoadedModel, make_client: Callable[..., Client], wait_until: Callable[..., None]
 ) -> Iterator[TestClient]:
-    """An app that is ready, over the loaded model, with small limits."""
-    settings = Settings(max_body_bytes=200_000, max_image_pixels=10_000, max_prompt_chars=60, max_tokens=16)
+    """An app that is ready, over the loaded model, with small limits; without a signature files are equal."""
+    limits = {"max_body_bytes": 200_000, "max_image_pixels": 10_000, "max_prompt_chars": 60, "max_tokens": 16}
+    settings = Settings(**limits, provenance="off")
     with local_client(create_app(settings, make_client(loaded)), raise_server_exceptions=False) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200)
         yield client

@@ -48,6 +48,7 @@ ROUTES = {
     "GET /v1/jobs/{job_id}/events": "jobs",
     "DELETE /v1/jobs/{job_id}": "jobs",
     "GET /v1/files/{name}": SIGNED,
+    "POST /v1/verify": ANY,
 }
 GUARDED = {route: scope for route, scope in ROUTES.items() if scope not in (OPEN, SIGNED)}
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from service.certificates import CERTIFICATE_FILE, KEY_FILE, load_key
 from service.cli import app
+from service.content_credentials import check_key
 from service.database import Database
 from service.key_store import Key, KeyStore
 from service.settings import Settings
@@ -138,3 +140,19 @@ def test_a_database_that_is_not_there_is_said_in_a_line(run: Run, monkeypatch: p
     assert "the database cannot be used" in result.output
     assert "secret" not in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_development_certificate_is_made_that_can_sign(run: Run, tmp_path: Path) -> None:
+    result = run("dev-cert", tmp_path / "new")
+    assert result.exit_code == 0, result.output
+    key_file, certificate_file = tmp_path / "new" / KEY_FILE, tmp_path / "new" / CERTIFICATE_FILE
+    check_key(load_key(key_file, certificate_file))
+    assert f"HBRIDGE_SIGNING_KEY={key_file}" in result.stdout
+    assert f"HBRIDGE_SIGNING_CERTIFICATE={certificate_file}" in result.stdout
+
+
+def test_a_development_certificate_does_not_replace_another(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    result = run("dev-cert", tmp_path)
+    assert result.exit_code == 2
+    assert "already" in result.output

@@ -25,8 +25,8 @@ def finished(loaded: LoadedModel, job: Job) -> Finished:
     return Finished(result=draw(loaded.family, job.work), timings=Timings(queue_seconds=0.0))
 
 
-def test_nothing_of_the_native_answer_is_lost(loaded: LoadedModel, job: Job, finished: Finished) -> None:
-    native = images_answer(loaded.card, job, ASKED, finished)
+def test_nothing_of_the_native_answer_is_lost(web: Any, job: Job, finished: Finished) -> None:
+    native = images_answer(web.app.state.service, job, ASKED, finished)
     told = images_response(native, ASKED)
     for name in ("id", "created", "model", "metadata", "warnings", "timings", "receipt"):
         assert getattr(told, name) == getattr(native, name)

@@ -16,7 +16,7 @@ import torch
 
 from model.errors import PromptTooLong
 from model.family import Block, Capabilities, Depth, Size
-from service.engine.job import LoadedModel, ModelCard
+from service.engine.job import Environment, LoadedModel, ModelCard
 
 CAPABILITIES = Capabilities(
     family="toy",
@@ -145,6 +145,7 @@ def load() -> LoadedModel:
         device="cpu",
         dtype="float32",
         backend="none",
+        environment=Environment(hardware="none", num_threads=1, versions={}),
     )
     return LoadedModel(card=card, family=Toy())
 

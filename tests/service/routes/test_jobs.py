@@ -209,7 +209,7 @@ def open_web(
     loaded: LoadedModel, make_web: Web, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TestClient]:
     """An app of all tests that leave nothing behind."""
-    with make_web(loaded, Settings(data_dir=tmp_path_factory.mktemp("data"))) as web:
+    with make_web(loaded, Settings(data_dir=tmp_path_factory.mktemp("data"), provenance="off")) as web:
         yield web
 
 
