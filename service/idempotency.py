@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import Request
 
-from model.prompt import Task
 from service.errors import InvalidRequest
 from service.schemas.body import Body
 
@@ -29,6 +28,18 @@ def key_of(request: Request) -> str | None:
     return keys[0]
 
 
+def check_whole(asked: Body) -> None:
+    """Refuse a request whose answer comes in pieces, which is not kept.
+
+    Raises:
+        InvalidRequest: Says what to change.
+    """
+    if asked.stream:
+        raise InvalidRequest(
+            f"what is run as a job, as with an {HEADER}, is not streamed; leave stream out", param="stream"
+        )
+
+
 def to_text(asked: Body) -> str:
     """Write a request as JSON that reads back as the same; images that came as files are base64 then.
 
@@ -37,9 +48,18 @@ def to_text(asked: Body) -> str:
     return json.dumps(asked.model_dump(exclude_defaults=True), default=_encoded, sort_keys=True)
 
 
-def fingerprint(task: Task, asked: Body, webhook: dict[str, Any] | None = None) -> str:
-    """Return what two requests share exactly when they ask for the same."""
-    return hashlib.sha256(json.dumps([task, to_text(asked), webhook]).encode()).hexdigest()
+def fingerprint(what: str, asked: Body, webhook: dict[str, Any] | None = None) -> str:
+    """Return what two requests share exactly when they ask for the same.
+
+    Args:
+        what: The task, or the endpoint where a request has another form than the task's.
+    """
+    return hashlib.sha256(json.dumps([what, to_text(asked), webhook]).encode()).hexdigest()
+
+
+def key_of_part(key: str, index: int) -> str:
+    """Return the key of one of several jobs that a request with a key takes; no client can send it."""
+    return f"{key}\n{index}" if index else key
 
 
 def _encoded(data: object) -> str:

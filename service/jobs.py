@@ -18,14 +18,14 @@ from service.deps import Service
 from service.engine.client import State
 from service.engine.errors import EngineBusy, EngineDraining
 from service.errors import IdempotencyConflict, InvalidRequest, JobNotFound, KeptError, within
-from service.idempotency import HEADER, fingerprint, to_text
+from service.idempotency import HEADER, check_whole, fingerprint, to_text
 from service.ledger import EventRow, JobRow, KeyTaken, Ledger, shown
 from service.results import with_files, with_links
 from service.runner import Runner
 from service.schemas.answers import ErrorData, ImagesAnswer, TextAnswer
 from service.schemas.body import Body
 from service.schemas.jobs import JobAnswer, JobProgress, Webhook, WebhookData
-from service.tasks import to_job
+from service.tasks import fetched, to_job
 from service.tenant import Tenant
 from service.webhooks import DeliveryRow, UnsafeAddress, Webhooks, check_url, new_delivery
 
@@ -44,6 +44,8 @@ class Order:
     Attributes:
         key: The client's name for this request.
         field: In which field it came, if it was not the whole body.
+        origin: The endpoint and the request as it came there, where that has another form than the task's:
+            what requests of one key are compared by.
     """
 
     tenant: Tenant
@@ -51,6 +53,7 @@ class Order:
     asked: Body
     key: str | None = None
     field: str | None = None
+    origin: tuple[str, Body] | None = None
     webhook: Webhook | None = None
 
 
@@ -97,7 +100,8 @@ class Jobs:
             RequestError: As to_job.
             ModelError: As to_job.
         """
-        mark = await asyncio.to_thread(fingerprint, order.task, order.asked, _plain(order.webhook))
+        compared = order.origin or (order.task, order.asked)
+        mark = await asyncio.to_thread(fingerprint, *compared, _plain(order.webhook))
         if found := await self._joined(order, mark):
             return found, False
         row, text = await self._checked_row(order, mark)
@@ -243,16 +247,12 @@ class Jobs:
         self._service.client.check_ready()
         asked, now = order.asked, time.time()
         response_format = getattr(asked, "response_format", "")
-        if getattr(asked, "stream", None):
-            with within(order.field):
-                raise InvalidRequest(
-                    "what is run as a job, as with an Idempotency-Key, is not streamed; leave stream out",
-                    param="stream",
-                )
         if order.webhook:
             self._check_webhook(order.webhook)
         job_id = f"job-{secrets.token_hex(12)}"
         with within(order.field):
+            check_whole(asked)
+            asked = await fetched(self._service, asked)
             await to_job(self._service, asked, job_id, order.tenant)
         num_queued = await self._ledger.num_queued()
         if num_queued >= self._service.settings.max_queued_jobs:

@@ -72,7 +72,7 @@ class JobRow(Base):
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     tenant: Mapped[str] = mapped_column(String(80))
-    key: Mapped[str | None] = mapped_column(String(255))
+    key: Mapped[str | None] = mapped_column(String(260))
     fingerprint: Mapped[str] = mapped_column(String(64))
     task: Mapped[Task] = mapped_column(String(16))
     model: Mapped[str] = mapped_column(String(255))

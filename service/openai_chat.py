@@ -46,13 +46,7 @@ class Chat:
 
 async def to_chat(service: Service, asked: ChatRequest, request_id: str, tenant: Tenant) -> Chat:
     """Put a chat in our words, and let its tenant ask for them; raises as to_job and Service.admit."""
-    check_options(asked)
-    seed = chosen_seed(asked.seed)
-    question = to_understand(asked, seed)
-    check_question(question)
-    bodies: list[Body] = [question] if "text" in asked.modalities else []
-    if "image" in asked.modalities:
-        bodies.append(to_picture(asked, seed))
+    bodies = to_bodies(asked)
     await service.admit(tenant, *(task_of(body) for body in bodies))
     ids = (request_id, f"{request_id}-picture")
     with named(asked):
@@ -60,6 +54,22 @@ async def to_chat(service: Service, asked: ChatRequest, request_id: str, tenant:
             (await to_job(service, body, each, tenant), body) for body, each in zip(bodies, ids, strict=False)
         ]
     return Chat(id=request_id, asked=asked, parts=tuple(parts))
+
+
+def to_bodies(asked: ChatRequest) -> list[Body]:
+    """Return the requests that answer a chat, that for words first.
+
+    Raises:
+        BadRequest: It cannot be answered; says which field to change.
+    """
+    check_options(asked)
+    seed = chosen_seed(asked.seed)
+    question = to_understand(asked, seed)
+    check_question(question)
+    bodies: list[Body] = [question] if "text" in asked.modalities else []
+    if "image" in asked.modalities:
+        bodies.append(to_picture(asked, seed))
+    return bodies
 
 
 @contextmanager

@@ -42,8 +42,12 @@ class Answers:
     def take(self, finished: Finished) -> ImagesAnswer | TextAnswer:
         """Take the result of the next job; writes files, so not on the event loop."""
         job, body = self._chat.parts[len(self._taken)]
-        self._taken.append(answer(self._service, job, body, finished))
+        self.add(answer(self._service, job, body, finished))
         return self._taken[-1]
+
+    def add(self, whole: ImagesAnswer | TextAnswer) -> None:
+        """Take the next answer."""
+        self._taken.append(whole)
 
     @property
     def message(self) -> AssistantMessage:
@@ -108,9 +112,23 @@ def completion(service: Service, chat: Chat, finished: Sequence[Finished]) -> Ch
     answers = Answers(service, chat)
     for each in finished:
         answers.take(each)
+    return _whole(service, chat, answers, int(time.time()))
+
+
+def completion_of(
+    service: Service, chat: Chat, wholes: Sequence[ImagesAnswer | TextAnswer]
+) -> ChatCompletion:
+    """Make the answer to a chat from the answers of its jobs."""
+    answers = Answers(service, chat)
+    for each in wholes:
+        answers.add(each)
+    return _whole(service, chat, answers, wholes[-1].created)
+
+
+def _whole(service: Service, chat: Chat, answers: Answers, created: int) -> ChatCompletion:
     return ChatCompletion(
         id=chat.id,
-        created=int(time.time()),
+        created=created,
         model=service.client.model_id,
         choices=[Choice(message=answers.message, finish_reason=answers.finish_reason)],
         usage=answers.usage,

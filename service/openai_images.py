@@ -7,6 +7,7 @@ from service.answering import image_text
 from service.deps import Service
 from service.engine.job import Event, Finished, Job, Preview
 from service.schemas.answers import ImagesAnswer
+from service.schemas.drawing import DrawingBody
 from service.schemas.openai_images import (
     CompletedImage,
     ImagesDatum,
@@ -17,9 +18,18 @@ from service.schemas.openai_images import (
     usage_of,
 )
 from service.streaming import Message
-from service.tasks import answer
+from service.tasks import SCHEMAS, answer, task_of
 
 Asked = ImagesGenerationsRequest | ImagesEditsRequest
+
+
+def to_native(asked: Asked) -> DrawingBody:
+    """Put a request in our words; what is the OpenAI API's alone changes nothing."""
+    schema = SCHEMAS[task_of(asked)]
+    given = schema.model_fields.keys() & asked.model_fields_set
+    native = schema(**{name: getattr(asked, name) for name in given})
+    assert isinstance(native, DrawingBody), "pictures are asked for"
+    return native
 
 
 def images_response(whole: ImagesAnswer, asked: Asked) -> ImagesResponse:

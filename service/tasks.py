@@ -15,11 +15,11 @@ from service.deps import Service
 from service.engine.job import Finished, Job
 from service.errors import InvalidRequest
 from service.schemas.answers import ImagesAnswer, TextAnswer
-from service.schemas.body import Body
+from service.schemas.body import Body, as_list
 from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest, check_drawing, to_drawing
 from service.schemas.question import TextPart, UnderstandRequest, check_question, to_question
 from service.tenant import Tenant
-from service.uploads import pick_images, read_images, read_mask
+from service.uploads import fetch_files, pick_images, read_images, read_mask
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,33 @@ async def to_job(service: Service, asked: Body, request_id: str, tenant: Tenant)
         deadline_seconds=asked.deadline_seconds,
         num_previews=asked.partial_images if isinstance(asked, DrawingBody) else 0,
     )
+
+
+async def fetched(service: Service, asked: Body) -> Body:
+    """Return a request that holds the images whose addresses it names, so that it can be run again as it is.
+
+    Of more images than any task takes none is fetched; to_job refuses them.
+
+    Raises:
+        InvalidImage: One of them cannot be fetched.
+        ImageTooLarge: One of them has too many bytes.
+    """
+    can = service.client.capabilities
+    data = asked.model_dump(exclude_unset=True)
+    fields = [(data, name, name) for name in ("image", "images", "mask") if data.get(name)]
+    for message in data.get("messages", []):
+        fields += [
+            (part["image_url"], "url", "messages") for part in message["content"] if "image_url" in part
+        ]
+    encoded = [item for held, name, _ in fields for item in as_list(held[name])]
+    if len(encoded) > 1 + max(can.max_references, can.max_images):
+        return asked
+    names = [param for held, name, param in fields for _ in as_list(held[name])]
+    files = iter(await fetch_files(encoded, names, service.fetcher))
+    for held, name, _ in fields:
+        is_list = isinstance(held[name], list)
+        held[name] = [next(files) for _ in held[name]] if is_list else next(files)
+    return type(asked).model_validate(data)
 
 
 def answer(service: Service, job: Job, asked: Body, finished: Finished) -> ImagesAnswer | TextAnswer:

@@ -47,7 +47,7 @@ async def read_images(
         ImageTooLarge: One of them has too many bytes or pixels.
     """
     names = name_images(encoded, param=param, limit=limit)
-    files = await _fetch(encoded, names, fetcher)
+    files = await fetch_files(encoded, names, fetcher)
     opening = partial(open_images, files, param=param, limit=limit, settings=settings)
     return await asyncio.get_running_loop().run_in_executor(OPENERS, opening)
 
@@ -59,7 +59,7 @@ async def read_mask(encoded: str | bytes, *, param: str, settings: Settings, fet
         InvalidImage: As read_images, or it is no PNG.
         ImageTooLarge: As read_images.
     """
-    (file,) = await _fetch([encoded], [param], fetcher)
+    (file,) = await fetch_files([encoded], [param], fetcher)
     opening = partial(open_one, file, param, settings, opener=open_mask)
     return await asyncio.get_running_loop().run_in_executor(OPENERS, opening)
 
@@ -131,7 +131,9 @@ def pick_images(
     return (images, "images") if images is not None else (image or [], "image")
 
 
-async def _fetch(encoded: Sequence[str | bytes], names: Sequence[str], fetcher: Fetcher) -> list[str | bytes]:
+async def fetch_files(
+    encoded: Sequence[str | bytes], names: Sequence[str], fetcher: Fetcher
+) -> list[str | bytes]:
     """Put files where addresses are, all at once; the first refusal ends the others."""
 
     async def file_of(item: str | bytes, name: str) -> str | bytes:

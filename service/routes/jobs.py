@@ -1,7 +1,7 @@
 """Requests that are run by themselves: asked for, looked up, followed and cancelled."""
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -15,7 +15,7 @@ from service.idempotency import key_of
 from service.jobs import Jobs, Order
 from service.ledger import EventRow, JobRow
 from service.routes.responses import GUARDED, body_of
-from service.schemas.answers import ImagesAnswer
+from service.schemas.answers import ImagesAnswer, TextAnswer
 from service.schemas.body import Body, validate
 from service.schemas.drawing import DrawingBody
 from service.schemas.jobs import JobAnswer, JobRequest
@@ -126,16 +126,29 @@ async def as_job(
         return await accepted(request, jobs, row, is_new=is_new)
     if key is None:
         return None
-    row, is_new = await jobs.create(Order(tenant=tenant, task=task, asked=asked, key=key))
-    row = await unless_gone(request, jobs.wait(tenant.name, row.id))
-    made = await jobs.result(row, str(request.base_url))
-    headers = {} if is_new else {REPLAYED: "true"}
+    order = Order(tenant=tenant, task=task, asked=asked, key=key)
+    ((row, made),), headers = await run_keyed(request, [order])
     if isinstance(asked, DrawingBody) and asked.response_format == "binary":
         assert isinstance(made, ImagesAnswer), "a drawing makes pictures"
         image = made.images[0]
         headers |= {"X-Seed": str(image.seed), "X-Model": made.model}
         return Response(await service.store.get(row.files[0]), media_type=image.mime_type, headers=headers)
     return Response(made.model_dump_json(), media_type="application/json", headers=headers)
+
+
+async def run_keyed(
+    request: Request, orders: Sequence[Order]
+) -> tuple[list[tuple[JobRow, ImagesAnswer | TextAnswer]], dict[str, str]]:
+    """Run what a request with a key asks for, or join what runs or has run for it.
+
+    Returns:
+        Each job with its answer, and the headers that say whether it is the first time; raises as as_job.
+    """
+    jobs, base_url = jobs_of(request), str(request.base_url)
+    made = [await jobs.create(order) for order in orders]
+    ended = [await unless_gone(request, jobs.wait(row.tenant, row.id)) for row, _ in made]
+    answers = [(row, await jobs.result(row, base_url)) for row in ended]
+    return answers, {} if any(is_new for _, is_new in made) else {REPLAYED: "true"}
 
 
 async def accepted(request: Request, jobs: Jobs, row: JobRow, *, is_new: bool) -> Response:

@@ -6,16 +6,19 @@ from fastapi import APIRouter, Request, Response
 
 from service import wire
 from service.deps import EditTenantDep, GenerateTenantDep, ReadyServiceDep, RequestIdDep, Service, TenantDep
-from service.openai_chat import named, to_chat
-from service.openai_completion import ChatNarration, completion
-from service.openai_images import Asked, ImagesNarration, images_response
+from service.idempotency import check_whole, key_of, key_of_part
+from service.jobs import Order
+from service.openai_chat import Chat, named, to_bodies, to_chat
+from service.openai_completion import ChatNarration, completion, completion_of
+from service.openai_images import Asked, ImagesNarration, images_response, to_native
 from service.results import publish
+from service.routes.jobs import run_keyed
 from service.routes.responses import GUARDED, body_of, stream_of
 from service.schemas.answers import ImagesAnswer
 from service.schemas.openai_chat import ChatCompletion, ChatRequest
 from service.schemas.openai_images import ImagesEditsRequest, ImagesGenerationsRequest, ImagesResponse
 from service.streaming import stream
-from service.tasks import answer, to_job
+from service.tasks import answer, task_of, to_job
 from service.tenant import Tenant
 from service.waiting import finish, finish_all
 
@@ -92,6 +95,8 @@ async def chat_completions(
     """
     asked = await wire.read(request, ChatRequest, max_bytes=service.settings.max_body_bytes)
     request.state.end_user = asked.end_user
+    if key := key_of(request):
+        return await chat_keyed(request, service, asked, tenant, key)
     chat = await to_chat(service, asked, request_id, tenant)
     request.state.task = chat.jobs[-1].task
     with named(asked):
@@ -102,9 +107,48 @@ async def chat_completions(
     return Response(whole.model_dump_json(), media_type="application/json")
 
 
+async def chat_keyed(
+    request: Request, service: Service, asked: ChatRequest, tenant: Tenant, key: str
+) -> Response:
+    """Answer a chat that has a key, or answer it again."""
+    check_whole(asked)
+    bodies = to_bodies(asked)
+    tasks = [task_of(body) for body in bodies]
+    request.state.task = tasks[-1]
+    await service.admit(tenant, *tasks)
+    orders = [
+        Order(
+            tenant=tenant,
+            task=task,
+            asked=body,
+            key=key_of_part(key, index),
+            origin=("/v1/chat/completions", asked),
+        )
+        for index, (task, body) in enumerate(zip(tasks, bodies, strict=True))
+    ]
+    with named(asked):
+        answers, headers = await run_keyed(request, orders)
+    chat = Chat(id=answers[0][0].id, asked=asked, parts=())
+    whole = completion_of(service, chat, [made for _, made in answers])
+    return Response(whole.model_dump_json(), media_type="application/json", headers=headers)
+
+
 async def draw(request: Request, service: Service, asked: Asked, request_id: str, tenant: Tenant) -> Response:
     """Run a checked request for pictures and answer it."""
     request.state.end_user = asked.end_user
+    if key := key_of(request):
+        check_whole(asked)
+        order = Order(
+            tenant=tenant,
+            task=task_of(asked),
+            asked=to_native(asked),
+            key=key,
+            origin=(request.url.path, asked),
+        )
+        ((_, made),), headers = await run_keyed(request, [order])
+        assert isinstance(made, ImagesAnswer), "pictures were asked for"
+        said = images_response(made, asked).model_dump_json()
+        return Response(said, media_type="application/json", headers=headers)
     job = await to_job(service, asked, request_id, tenant)
     if asked.stream:
         return await stream(request, service.client, [job], ImagesNarration(service, job, asked))

@@ -39,7 +39,7 @@ def _encoded(value: object) -> str | bytes:
     return value
 
 
-def as_list(value: object) -> object:
+def as_list(value: Any) -> Any:
     """Take one for a list of one."""
     return [value] if isinstance(value, str | bytes) else value
 

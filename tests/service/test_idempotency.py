@@ -5,7 +5,7 @@ import pytest
 from starlette.requests import Request
 
 from service.errors import InvalidRequest
-from service.idempotency import fingerprint, key_of, to_text
+from service.idempotency import check_whole, fingerprint, key_of, key_of_part, to_text
 from service.schemas.body import validate
 from service.schemas.drawing import EditRequest, GenerateRequest
 
@@ -50,3 +50,16 @@ def test_a_request_reads_back_as_it_was_files_and_all() -> None:
     again = validate(EditRequest, json.loads(to_text(asked)))
     assert again == asked.model_copy(update={"image": ["iVBOR/8="]})
     assert to_text(again) == to_text(asked)
+
+
+def test_a_part_of_a_request_has_a_key_that_no_client_can_send() -> None:
+    assert key_of_part("k", 0) == "k"
+    with pytest.raises(InvalidRequest):
+        key_of(with_keys(key_of_part("k", 1)))
+
+
+def test_what_is_streamed_is_not_kept() -> None:
+    check_whole(generate())
+    with pytest.raises(InvalidRequest) as refused:
+        check_whole(generate(stream=True))
+    assert refused.value.param == "stream"

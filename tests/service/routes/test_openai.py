@@ -564,3 +564,56 @@ def test_the_npm_client_does_the_same(url: str, tmp_path: Path) -> None:
     shutil.copy(script, tmp_path)
     subprocess.run([npm, "install", "--no-audit", "--no-fund", "openai@6"], cwd=tmp_path, check=True)
     subprocess.run([node, script.name, url, "a.png"], cwd=tmp_path, check=True, timeout=100)
+
+
+def keyed(key: str) -> dict[str, Any]:
+    return {"extra_headers": {"Idempotency-Key": key}}
+
+
+def test_the_same_key_makes_the_same_pictures_once(client: OpenAI) -> None:
+    once = client.images.generate(model="tiny", prompt="a", size="auto", n=2, **keyed("pictures"))
+    again = client.images.generate(model="tiny", prompt="a", size="auto", n=2, **keyed("pictures"))
+    assert once == again
+    assert once.data
+    assert all(each.b64_json for each in once.data)
+    with pytest.raises(openai.ConflictError) as conflict:
+        client.images.generate(model="tiny", prompt="a", n=2, user="somebody", **keyed("pictures"))
+    assert conflict.value.code == "idempotency_conflict"
+    with pytest.raises(openai.ConflictError):
+        client.post("/generate", body={"prompt": "a", "n": 2}, cast_to=object, options={
+            "headers": {"Idempotency-Key": "pictures"}
+        })  # fmt: skip
+
+
+def test_the_same_key_edits_once(client: OpenAI) -> None:
+    def edit() -> Any:
+        return client.images.edit(model="tiny", image=file_of(noise()), prompt="a", **keyed("edits"))
+
+    assert edit() == edit()
+
+
+@pytest.mark.parametrize("modalities", [["text"], ["image"], ["text", "image"]])
+def test_the_same_key_is_the_same_turn_of_a_conversation(client: OpenAI, modalities: list[Any]) -> None:
+    def say(**given: Any) -> Any:
+        key = keyed(f"talk {modalities}")
+        messages: list[Any] = [{"role": "user", "content": "a"}]
+        return client.chat.completions.create(
+            model="tiny", messages=messages, extra_body={"modalities": modalities}, **(key | given)
+        )
+
+    once = say()
+    assert once == say()
+    assert (once.choices[0].message.content is not None) == ("text" in modalities)
+    with pytest.raises(openai.ConflictError):
+        say(metadata={"a": "b"})
+    assert say(**keyed(f"another {modalities}")).id != once.id
+
+
+def test_what_is_streamed_has_no_key(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "a"}], stream=True, **keyed("stream")
+        )
+    assert refused.value.param == "stream"
+    with pytest.raises(openai.BadRequestError):
+        client.images.generate(model="tiny", prompt="a", stream=True, **keyed("stream"))
