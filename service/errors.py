@@ -254,8 +254,16 @@ async def answer_error(request: Request, error: Exception) -> Response:
 async def _answer_routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
-    allowed = (error.headers or {}).get("Allow")
-    hint = f"; it takes {allowed}" if allowed else "; /docs lists what there is"
+    headers = dict(error.headers or {})
+    if "Allow" in headers:
+        headers["Allow"] = _methods(request) or headers["Allow"]
+    hint = f"; it takes {headers['Allow']}" if "Allow" in headers else "; /docs lists what there is"
     message = f"{request.method} {request.url.path}: {status.phrase.lower()}{hint}"
     words = enveloped(request, status, ROUTING_CODES.get(status, "invalid_request"), message)
-    return JSONResponse(words.model_dump(), status, error.headers)
+    return JSONResponse(words.model_dump(), status, headers)
+
+
+def _methods(request: Request) -> str:
+    """Return all methods of a path, of which a route has one; "" where the document does not have it."""
+    path = getattr(request.scope.get("route"), "path", "")
+    return ", ".join(sorted(map(str.upper, request.app.openapi()["paths"].get(path, {}))))

@@ -14,7 +14,7 @@ from service.errors import InvalidRequest, within
 from service.idempotency import key_of
 from service.jobs import Jobs, Order
 from service.ledger import EventRow, JobRow
-from service.routes.responses import GUARDED, body_of
+from service.routes.responses import GUARDED, body_of, stream_of
 from service.schemas.answers import ImagesAnswer, TextAnswer
 from service.schemas.body import Body, validate
 from service.schemas.drawing import DrawingBody
@@ -25,7 +25,6 @@ from service.waiting import unless_gone
 
 ASYNC = "respond-async"
 REPLAYED = "Idempotent-Replayed"
-EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
 
 router = APIRouter(tags=["jobs"], responses=GUARDED)
 
@@ -72,7 +71,7 @@ async def show(request: Request, job_id: str, jobs: JobsDep, tenant: JobsTenantD
 @router.get(
     "/v1/jobs/{job_id}/events",
     response_class=Response,
-    responses={200: {"content": EVENTS}, 204: {"description": "It has ended, and all was seen."}},
+    responses={200: {"content": stream_of()}, 204: {"description": "It has ended, and all was seen."}},
 )
 async def events(
     job_id: str, jobs: JobsDep, tenant: JobsTenantDep, last_event_id: LastEventId = "0"

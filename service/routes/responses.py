@@ -27,9 +27,16 @@ EVENTS = "text/event-stream"
 
 
 def stream_of(*events: str) -> dict[str, Any]:
-    """Return what the document says of a stream's events, each by its schema's name."""
+    """Return what the document says of a stream whose events hold one of these, or an error, as JSON.
+
+    Source: OpenAPI 3.2.0, section 4.14.4, sequential media types.
+    """
     references = [{"$ref": f"#/components/schemas/{name}"} for name in (*events, "ErrorAnswer")]
-    return {EVENTS: {"schema": {"oneOf": references}}}
+    data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json"}
+    if events:
+        data["contentSchema"] = {"oneOf": references}
+    fields = {"event": {"type": "string"}, "id": {"type": "string"}, "data": data}
+    return {EVENTS: {"schema": {"type": "object", "properties": fields, "required": ["data"]}}}
 
 
 def body_of(schema: str, *, form: str | None = None) -> dict[str, Any]:

@@ -103,7 +103,10 @@ def test_no_made_body_is_a_fault_or_takes_long_or_leaves_memory_behind(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_answer_is_a_fault_or_undocumented(run_server: Any, model_folder: Path, tmp_path: Path) -> None:
+    key = "hb-fuzzer-" + "k" * 43
+    (tmp_path / "key").write_text(key)
     settings = Settings(
+        bootstrap_key_file=tmp_path / "key",
         port=0,
         model=str(model_folder),
         engine="inline",
@@ -116,7 +119,7 @@ def test_no_answer_is_a_fault_or_undocumented(run_server: Any, model_folder: Pat
     with run_server(settings, create_client(settings)) as server:
         command = ["schemathesis", f"--config-file={CONFIG}", "run", f"{server.url}/openapi.json"]
         options = ["--checks=all", "--max-examples=25", "--seed=1", "--request-timeout=60"]
-        limits = ["--max-response-time=60", "--no-color"]
+        limits = ["--max-response-time=60", "--no-color", f"--header=Authorization:Bearer {key}"]
         done = subprocess.run(
             [*command, *options, *limits], capture_output=True, text=True, cwd=tmp_path, check=False
         )

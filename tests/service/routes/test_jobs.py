@@ -393,3 +393,9 @@ def test_whoever_is_named_is_told_of_the_end(
     told = Webhook(SECRET).verify(body, headers)
     assert told["type"] == "job.succeeded"
     assert (told["data"]["id"], told["data"]["metadata"]) == (job["id"], {"a": "b"})
+
+
+def test_a_path_says_all_methods_that_it_takes(web: TestClient) -> None:
+    answer = web.put("/v1/jobs/job-1")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET")
+    assert "DELETE, GET" in answer.json()["error"]["message"]

@@ -9,5 +9,6 @@ def test_a_body_may_be_json_or_a_form() -> None:
 
 
 def test_a_stream_may_end_with_an_error() -> None:
-    references = [each["$ref"] for each in stream_of("A")[EVENTS]["schema"]["oneOf"]]
+    data = stream_of("A")[EVENTS]["schema"]["properties"]["data"]
+    references = [each["$ref"] for each in data["contentSchema"]["oneOf"]]
     assert [reference.rpartition("/")[2] for reference in references] == ["A", "ErrorAnswer"]
