@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy.exc import SQLAlchemyError
 
 from model.request import Progress
+from service.database import brief
 from service.deps import Service
 from service.engine.client import State
 from service.engine.errors import (
@@ -113,7 +114,7 @@ class Runner:
                     await self._keep_up()
                 await self._take_off()
             except (SQLAlchemyError, OSError) as error:
-                log.warning("jobs wait for the database: %s", error)
+                log.warning("jobs wait for the database: %s", brief(error))
             with contextlib.suppress(TimeoutError):
                 is_ready = self._service.client.state is State.READY
                 async with asyncio.timeout(TICK_SECONDS if is_ready else UNREADY_SECONDS):
@@ -170,7 +171,7 @@ class Runner:
         except LeaseLost:
             log.warning("job is no longer ours", extra={"job": row.id})
         except (SQLAlchemyError, OSError) as error:
-            log.warning("job left to be taken over: %s", error, extra={"job": row.id})
+            log.warning("job left to be taken over: %s", brief(error), extra={"job": row.id})
         finally:
             if self._flights.get(row.id) is flight:
                 del self._flights[row.id]

@@ -31,7 +31,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from standardwebhooks import Webhook
 
 from service.addresses import Address, is_public, parse_address
-from service.database import Base, Database
+from service.database import Base, Database, brief
 from service.fetch import CheckedNetwork, FetchRefused
 
 log = logging.getLogger(__name__)
@@ -216,7 +216,7 @@ class Webhooks:
             try:
                 await self._begin_due()
             except (SQLAlchemyError, OSError) as error:
-                log.warning("webhooks wait for the database: %s", error)
+                log.warning("webhooks wait for the database: %s", brief(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._wake.wait()
@@ -238,7 +238,7 @@ class Webhooks:
     def _note_end(self, task: asyncio.Task[None]) -> None:
         self._tries.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("webhook left to its next try: %s", error)
+            log.error("webhook left to its next try: %s", brief(error))
         self.wake()
 
     async def _try(self, row: DeliveryRow) -> None:
