@@ -19,6 +19,7 @@ from service.manifest import Statement
 from service.schemas.answers import ProvenanceData
 from service.schemas.verify import VerifyAnswer, WatermarkData
 from service.settings import Settings
+from service.tracing import span
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ class Provenance:
         if not plan.content_credentials:
             return file
         stated = statement if self._states_prompt else replace(statement, prompt=None)
-        return self._credentials.sign(file, image_format, stated, is_marked=plan.watermark)
+        with span("sign"):
+            return self._credentials.sign(file, image_format, stated, is_marked=plan.watermark)
 
     def verify(self, file: bytes, image: Image) -> VerifyAnswer:
         """Tell what a picture's file says of where it comes from.

@@ -1,4 +1,5 @@
 import logging
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,6 +12,7 @@ from service.certificates import CERTIFICATE_FILE, KEY_FILE, UnusableKey, make_d
 from service.manifest import Statement
 from service.provenance import Provenance
 from service.settings import Settings
+from service.tracing import Attributes, Span, Tracing, traced_by
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 STATEMENT = Statement(model="tiny", weights_sha256="ab", prompt="secret words")
@@ -138,3 +140,23 @@ def test_a_folder_that_cannot_be_written_is_no_reason_not_to_sign(
     provenance = make(folder / "file")
     assert "cannot be kept" in caplog.text
     assert provenance.verify(write(provenance), PICTURE).content_credentials.ours
+
+
+class Recording(Tracing):
+    """Writes down which spans are opened."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def span(self, name: str, attributes: Attributes) -> AbstractContextManager[Span]:
+        self.names.append(name)
+        return super().span(name, attributes)
+
+
+def test_a_signature_is_a_span_of_its_own(folder: Path) -> None:
+    signed, unsigned = Recording(), Recording()
+    with traced_by(signed):
+        write(make(folder))
+    with traced_by(unsigned):
+        write(make(folder, provenance="off"))
+    assert (signed.names, unsigned.names) == (["sign"], [])
