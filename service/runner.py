@@ -37,7 +37,8 @@ from service.tasks import SCHEMAS, answer, to_job
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 2.0
-UNREADY_SECONDS = 0.2
+ROOM_SECONDS = 0.2
+"""How soon it is noticed that an engine that was full, or not ready, has room."""
 PROGRESS_SECONDS = 0.5
 BUSY_SECONDS = 0.2
 FINISH_SECONDS = 10.0
@@ -116,8 +117,7 @@ class Runner:
             except (SQLAlchemyError, OSError) as error:
                 log.warning("jobs wait for the database: %s", brief(error))
             with contextlib.suppress(TimeoutError):
-                is_ready = self._service.client.state is State.READY
-                async with asyncio.timeout(TICK_SECONDS if is_ready else UNREADY_SECONDS):
+                async with asyncio.timeout(TICK_SECONDS if self._has_room else ROOM_SECONDS):
                     await self._wake.wait()
             self._wake.clear()
 

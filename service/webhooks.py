@@ -244,12 +244,15 @@ class Webhooks:
     async def _try(self, row: DeliveryRow) -> None:
         """Make a try that was counted, and say when the next is due, if one is."""
         status = await self._status(row)
-        outcome, change = "retried", {"due": time.time() + self._pause(row.attempts)}
+        pause = self._pause(row.attempts)
+        outcome, change = "retried", {"due": time.time() + pause}
         if 200 <= status < 300:
             outcome = "delivered"
         elif status == GONE or row.attempts >= self._max_attempts:
             outcome = "failed"
         await self._change(row, **(change if outcome == "retried" else {"state": outcome, "due": None}))
+        if outcome == "retried":
+            asyncio.get_running_loop().call_later(pause, self.wake)
         self._tell(outcome)
         level = logging.INFO if outcome == "delivered" else logging.WARNING
         fields = {"job": row.job_id, "delivery": row.id, "status": status, "attempts": row.attempts}
