@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
@@ -16,6 +17,15 @@ BUSY_SECONDS = 10
 
 class Base(DeclarativeBase):
     """Base of every table; the module that uses a table declares it."""
+
+
+def brief(error: BaseException) -> str:
+    """Return of an error what may be logged: words about the connection, and of all others the class alone.
+
+    PostgreSQL says of a row that it refuses what is in it.
+    """
+    is_of_connection = isinstance(error, OSError | OperationalError | InterfaceError)
+    return str(error).partition("\n")[0] if is_of_connection else type(error).__name__
 
 
 class SqliteConnection(sqlite3.Connection):

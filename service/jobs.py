@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from model.prompt import Task
 from model.request import chosen_seed
 from service.bell import Bell
+from service.database import brief
 from service.deps import Service
 from service.engine.client import State
 from service.engine.errors import EngineBusy, EngineDraining
@@ -302,7 +303,7 @@ class Jobs:
             try:
                 await self.sweep()
             except (SQLAlchemyError, OSError) as error:
-                log.warning("old jobs are kept for now: %s", error)
+                log.warning("old jobs are kept for now: %s", brief(error))
             await asyncio.sleep(SWEEP_SECONDS)
 
 

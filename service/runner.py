@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy.exc import SQLAlchemyError
 
 from model.request import Progress
+from service.database import brief
 from service.deps import Service
 from service.engine.client import State
 from service.engine.errors import (
@@ -36,7 +37,8 @@ from service.tasks import SCHEMAS, answer, to_job
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 2.0
-UNREADY_SECONDS = 0.2
+ROOM_SECONDS = 0.2
+"""How soon it is noticed that an engine that was full, or not ready, has room."""
 PROGRESS_SECONDS = 0.5
 BUSY_SECONDS = 0.2
 FINISH_SECONDS = 10.0
@@ -113,10 +115,9 @@ class Runner:
                     await self._keep_up()
                 await self._take_off()
             except (SQLAlchemyError, OSError) as error:
-                log.warning("jobs wait for the database: %s", error)
+                log.warning("jobs wait for the database: %s", brief(error))
             with contextlib.suppress(TimeoutError):
-                is_ready = self._service.client.state is State.READY
-                async with asyncio.timeout(TICK_SECONDS if is_ready else UNREADY_SECONDS):
+                async with asyncio.timeout(TICK_SECONDS if self._has_room else ROOM_SECONDS):
                     await self._wake.wait()
             self._wake.clear()
 
@@ -170,7 +171,7 @@ class Runner:
         except LeaseLost:
             log.warning("job is no longer ours", extra={"job": row.id})
         except (SQLAlchemyError, OSError) as error:
-            log.warning("job left to be taken over: %s", error, extra={"job": row.id})
+            log.warning("job left to be taken over: %s", brief(error), extra={"job": row.id})
         finally:
             if self._flights.get(row.id) is flight:
                 del self._flights[row.id]

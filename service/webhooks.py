@@ -31,7 +31,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from standardwebhooks import Webhook
 
 from service.addresses import Address, is_public, parse_address
-from service.database import Base, Database
+from service.database import Base, Database, brief
 from service.fetch import CheckedNetwork, FetchRefused
 
 log = logging.getLogger(__name__)
@@ -216,7 +216,7 @@ class Webhooks:
             try:
                 await self._begin_due()
             except (SQLAlchemyError, OSError) as error:
-                log.warning("webhooks wait for the database: %s", error)
+                log.warning("webhooks wait for the database: %s", brief(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._wake.wait()
@@ -238,18 +238,21 @@ class Webhooks:
     def _note_end(self, task: asyncio.Task[None]) -> None:
         self._tries.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("webhook left to its next try: %s", error)
+            log.error("webhook left to its next try: %s", brief(error))
         self.wake()
 
     async def _try(self, row: DeliveryRow) -> None:
         """Make a try that was counted, and say when the next is due, if one is."""
         status = await self._status(row)
-        outcome, change = "retried", {"due": time.time() + self._pause(row.attempts)}
+        pause = self._pause(row.attempts)
+        outcome, change = "retried", {"due": time.time() + pause}
         if 200 <= status < 300:
             outcome = "delivered"
         elif status == GONE or row.attempts >= self._max_attempts:
             outcome = "failed"
         await self._change(row, **(change if outcome == "retried" else {"state": outcome, "due": None}))
+        if outcome == "retried":
+            asyncio.get_running_loop().call_later(pause, self.wake)
         self._tell(outcome)
         level = logging.INFO if outcome == "delivered" else logging.WARNING
         fields = {"job": row.job_id, "delivery": row.id, "status": status, "attempts": row.attempts}

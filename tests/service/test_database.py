@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.database import Base, Database
+from service.database import Base, Database, brief
 
 
 class Note(Base):
@@ -109,3 +109,10 @@ def test_an_error_does_not_say_what_was_being_written(database_url: str) -> None
         await database.stop()
 
     asyncio.run(run())
+
+
+def test_an_error_of_the_connection_says_what_it_is_in_a_line() -> None:
+    error = OperationalError("SELECT 1", {}, Exception("nobody listens\nDETAIL: more"))
+    assert brief(error).endswith("nobody listens")
+    assert brief(ConnectionRefusedError("refused")) == "refused"
+    assert brief(ValueError("a secret wish")) == "ValueError"

@@ -150,7 +150,7 @@ def test_what_fails_is_tried_again_under_the_same_id_and_signed_anew(
 def test_in_the_end_it_is_given_up(
     database_url: str, receiver: Receiver, answers: list[int], num_tries: int
 ) -> None:
-    receiver.answers = answers
+    receiver.answers = list(answers)
 
     async def test(post: Post) -> None:
         await post.add(receiver.url)
