@@ -87,8 +87,9 @@ def test_a_request_is_a_span_in_the_callers_trace_and_its_stages_are_below_it(
     request, timings = root(collector), answer.json()["timings"]
     assert (request.name, request.trace_id, request.parent_id) == ("POST /v1/generate", "ab" * 16, "cd" * 8)
     assert request.status == 0
-    stages = below(collector, request)
+    *stages, first, second = below(collector, request)
     assert [stage.name for stage in stages] == STAGES
+    assert (first.name, second.name) == ("sign", "sign")
     assert {span.trace_id for span in collector.spans} == {"ab" * 16}
     for before, after in pairwise(stages):
         assert before.ended == after.begun
@@ -154,7 +155,7 @@ def test_a_stream_is_a_span_to_its_end(collector: Collector, traced: Tracing) ->
         assert "completed" in answer.read().decode()
     request = root(collector)
     stages = below(collector, request)
-    assert [stage.name for stage in stages] == STAGES
+    assert [stage.name for stage in stages] == [*STAGES, "sign"]
     assert stages[-1].ended <= request.ended
 
 
@@ -340,7 +341,9 @@ def test_an_engine_in_its_own_process_is_followed_too(
     collector: Collector, wait_until: Callable[..., None]
 ) -> None:
     client = Client(EngineProcess(load, EngineConfig(num_threads=1)), model_id="toy")
-    with local_client(create_app(Settings(otlp_endpoint=collector.endpoint), client)) as web:
+    with local_client(
+        create_app(Settings(otlp_endpoint=collector.endpoint, provenance="off"), client)
+    ) as web:
         wait_until(lambda: web.get("/readyz").status_code == 200, 100)
         timings = web.post("/v1/generate", json=GENERATE).json()["timings"]
     stages = below(collector, root(collector))

@@ -111,7 +111,7 @@ def loaded(model_folder: Path) -> LoadedModel:
 @pytest.fixture(scope="module")
 def web(loaded: LoadedModel) -> Iterator[TestClient]:
     client = Client(InlineEngine(lambda: loaded, EngineConfig()), model_id=loaded.card.id)
-    with local_client(create_app(Settings(), client)) as web:
+    with local_client(create_app(Settings(provenance="off"), client)) as web:
         yield web
 
 
