@@ -1,18 +1,17 @@
 """Pictures from words, and pictures from pictures and words."""
 
 import asyncio
+import base64
 
 from fastapi import APIRouter, Request, Response
 
-from model.drawing import Drawn
 from service import wire
-from service.answering import image_file
 from service.deps import EditTenantDep, GenerateTenantDep, ReadyServiceDep, RequestIdDep, Service
 from service.engine.job import Finished, Job
 from service.narration import Narration
 from service.results import publish
 from service.routes.jobs import as_job
-from service.routes.responses import GUARDED, body_of, stream_of
+from service.routes.responses import GUARDED, body_of, headers_of, stream_of
 from service.schemas.answers import ImagesAnswer
 from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest
 from service.streaming import stream
@@ -89,10 +88,9 @@ async def link(
 
 def respond(service: Service, job: Job, asked: DrawingBody, finished: Finished) -> Response:
     """Answer with JSON, or with the picture's file."""
-    drawn = finished.result
-    assert isinstance(drawn, Drawn)
+    made = answer(service, job, asked, finished)
     if asked.response_format == "binary":
-        headers = {"X-Seed": str(drawn.seeds[0]), "X-Model": service.client.model_id}
-        file = image_file(service, job, asked, drawn.images[0])
-        return Response(file, media_type=f"image/{asked.output_format}", headers=headers)
-    return Response(answer(service, job, asked, finished).model_dump_json(), media_type="application/json")
+        assert isinstance(made, ImagesAnswer), "a drawing makes pictures"
+        file = base64.b64decode(made.images[0].b64_json or "")
+        return Response(file, media_type=made.images[0].mime_type, headers=headers_of(made))
+    return Response(made.model_dump_json(), media_type="application/json")

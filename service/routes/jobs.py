@@ -14,7 +14,7 @@ from service.errors import InvalidRequest, within
 from service.idempotency import key_of
 from service.jobs import Jobs, Order
 from service.ledger import EventRow, JobRow
-from service.routes.responses import GUARDED, body_of, stream_of
+from service.routes.responses import GUARDED, body_of, headers_of, stream_of
 from service.schemas.answers import ImagesAnswer, TextAnswer
 from service.schemas.body import Body, validate
 from service.schemas.drawing import DrawingBody
@@ -130,7 +130,7 @@ async def as_job(
     if isinstance(asked, DrawingBody) and asked.response_format == "binary":
         assert isinstance(made, ImagesAnswer), "a drawing makes pictures"
         image = made.images[0]
-        headers |= {"X-Seed": str(image.seed), "X-Model": made.model}
+        headers |= headers_of(made)
         return Response(await service.store.get(row.files[0]), media_type=image.mime_type, headers=headers)
     return Response(made.model_dump_json(), media_type="application/json", headers=headers)
 

@@ -1,8 +1,9 @@
 """What the API's document says of errors, for every route."""
 
+import base64
 from typing import Any
 
-from service.schemas.answers import ErrorAnswer
+from service.schemas.answers import ErrorAnswer, ImagesAnswer
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {
@@ -21,6 +22,12 @@ GUARDED: dict[int | str, dict[str, Any]] = REFUSALS | {
         "to come back.",
     },
 }
+
+
+def headers_of(made: ImagesAnswer) -> dict[str, str]:
+    """Return what goes along with the file of an answer's one picture; the receipt is JSON in base64."""
+    receipt = base64.b64encode(made.receipt.model_dump_json().encode()).decode()
+    return {"X-Seed": str(made.images[0].seed), "X-Model": made.model, "X-Receipt": receipt}
 
 
 EVENTS = "text/event-stream"

@@ -13,6 +13,7 @@ from model.family import Size
 from model.images import open_image
 from model.pipeline import draw
 from service.engine.job import LoadedModel
+from service.schemas.answers import Receipt
 
 
 def picture(answer: dict[str, Any], index: int = 0) -> Image.Image:
@@ -85,11 +86,13 @@ def test_the_answer_says_what_was_used_and_the_same_again_makes_the_same(web: Te
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_a_binary_answer_is_the_file(web: TestClient, kind: str) -> None:
+def test_a_binary_answer_is_the_file(web: TestClient, loaded: LoadedModel, kind: str) -> None:
     body = {"prompt": "a", "seed": 3, "response_format": "binary", "output_format": kind, "size": "48x32"}
     answer = web.post("/v1/generate", json=body)
     assert answer.headers["content-type"] == f"image/{kind}"
     assert answer.headers["x-seed"] == "3"
+    receipt = Receipt.model_validate_json(base64.b64decode(answer.headers["x-receipt"]))
+    assert (receipt.seed, receipt.weights_sha256) == (3, loaded.card.weights_hash)
     with Image.open(BytesIO(answer.content)) as image:
         assert (image.format, image.size) == (kind.upper(), (48, 32))
 

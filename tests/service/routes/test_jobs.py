@@ -310,7 +310,7 @@ def test_a_request_with_a_key_can_be_answered_with_a_file(open_web: TestClient) 
     plain = open_web.post("/v1/generate", json=body)
     keyed = open_web.post("/v1/generate", json=body, headers={"Idempotency-Key": "file"})
     assert keyed.content == plain.content
-    for name in ("content-type", "x-seed", "x-model"):
+    for name in ("content-type", "x-seed", "x-model", "x-receipt"):
         assert keyed.headers[name] == plain.headers[name]
 
 
