@@ -1,7 +1,6 @@
 """Pictures from words, and pictures from pictures and words."""
 
 import asyncio
-import base64
 
 from fastapi import APIRouter, Request, Response
 
@@ -11,7 +10,7 @@ from service.engine.job import Finished, Job
 from service.narration import Narration
 from service.results import publish
 from service.routes.jobs import as_job
-from service.routes.responses import GUARDED, body_of, headers_of, stream_of
+from service.routes.responses import FILES, GUARDED, body_of, file_of, stream_of
 from service.schemas.answers import ImagesAnswer
 from service.schemas.drawing import DrawingBody, EditRequest, GenerateRequest
 from service.streaming import stream
@@ -19,9 +18,6 @@ from service.tasks import answer, to_job
 from service.tenant import Tenant
 from service.waiting import finish
 
-FILES = {
-    f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in ("png", "jpeg", "webp")
-}
 ANSWERS = GUARDED | {
     200: {
         "description": "The pictures; with `binary` the one picture's file; with `stream` the events "
@@ -43,7 +39,7 @@ async def generate(
     back: the seed of each picture, and a receipt of everything that makes the same pixels again.
     """
     asked = await wire.read(request, GenerateRequest, max_bytes=service.settings.max_body_bytes)
-    if answered := await as_job(request, service, tenant, "generate", asked):
+    if answered := await as_job(request, tenant, asked):
         return answered
     return await draw(request, service, asked, request_id, tenant)
 
@@ -58,7 +54,7 @@ async def edit(
     `image[]` parts. The size is that of the first image unless another is asked for.
     """
     asked = await wire.read(request, EditRequest, max_bytes=service.settings.max_body_bytes, takes_form=True)
-    if answered := await as_job(request, service, tenant, "edit", asked):
+    if answered := await as_job(request, tenant, asked):
         return answered
     return await draw(request, service, asked, request_id, tenant)
 
@@ -91,6 +87,5 @@ def respond(service: Service, job: Job, asked: DrawingBody, finished: Finished) 
     made = answer(service, job, asked, finished)
     if asked.response_format == "binary":
         assert isinstance(made, ImagesAnswer), "a drawing makes pictures"
-        file = base64.b64decode(made.images[0].b64_json or "")
-        return Response(file, media_type=made.images[0].mime_type, headers=headers_of(made))
+        return file_of(made)
     return Response(made.model_dump_json(), media_type="application/json")

@@ -5,11 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from service.deps import ServiceDep
-from service.routes.responses import REFUSALS
-
-FILES = {
-    f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in ("png", "jpeg", "webp")
-}
+from service.routes.responses import FILES, REFUSALS
 
 router = APIRouter(tags=["jobs"], responses=REFUSALS)
 

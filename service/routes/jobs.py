@@ -7,19 +7,18 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from model.prompt import Task
 from service import wire
-from service.deps import JobsTenantDep, Service, ServiceDep
+from service.deps import JobsTenantDep, ServiceDep
 from service.errors import InvalidRequest, within
 from service.idempotency import key_of
 from service.jobs import Jobs, Order
 from service.ledger import EventRow, JobRow
-from service.routes.responses import GUARDED, body_of, headers_of, stream_of
+from service.routes.responses import GUARDED, body_of, file_of, stream_of
 from service.schemas.answers import ImagesAnswer, TextAnswer
 from service.schemas.body import Body, validate
 from service.schemas.drawing import DrawingBody
 from service.schemas.jobs import JobAnswer, JobRequest
-from service.tasks import SCHEMAS
+from service.tasks import SCHEMAS, task_of
 from service.tenant import Tenant
 from service.waiting import unless_gone
 
@@ -102,9 +101,7 @@ def jobs_of(request: Request) -> Jobs:
     return jobs
 
 
-async def as_job(
-    request: Request, service: Service, tenant: Tenant, task: Task, asked: Body
-) -> Response | None:
+async def as_job(request: Request, tenant: Tenant, asked: Body) -> Response | None:
     """Answer by way of a job when the client wants one; return None when it does not.
 
     It does with `Prefer: respond-async`, which is answered at once, and with an `Idempotency-Key`, which is
@@ -116,22 +113,19 @@ async def as_job(
         ClientGone: Nobody waits any more; the job goes on.
         RequestError: As Jobs.create, wait and result; so do others.
     """
-    key = key_of(request)
-    jobs = jobs_of(request)
+    key, jobs = key_of(request), jobs_of(request)
+    order = Order(tenant=tenant, task=task_of(asked), asked=asked, key=key)
     if prefers_async(request):
         tenant.check_scopes("jobs")
         check_form(asked)
-        row, is_new = await jobs.create(Order(tenant=tenant, task=task, asked=asked, key=key))
+        row, is_new = await jobs.create(order)
         return await accepted(request, jobs, row, is_new=is_new)
     if key is None:
         return None
-    order = Order(tenant=tenant, task=task, asked=asked, key=key)
-    ((row, made),), headers = await run_keyed(request, [order])
+    ((_, made),), headers = await run_keyed(request, [order])
     if isinstance(asked, DrawingBody) and asked.response_format == "binary":
         assert isinstance(made, ImagesAnswer), "a drawing makes pictures"
-        image = made.images[0]
-        headers |= headers_of(made)
-        return Response(await service.store.get(row.files[0]), media_type=image.mime_type, headers=headers)
+        return file_of(made, headers)
     return Response(made.model_dump_json(), media_type="application/json", headers=headers)
 
 

@@ -3,6 +3,8 @@
 import base64
 from typing import Any
 
+from fastapi import Response
+
 from service.schemas.answers import ErrorAnswer, ImagesAnswer
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -24,10 +26,19 @@ GUARDED: dict[int | str, dict[str, Any]] = REFUSALS | {
 }
 
 
-def headers_of(made: ImagesAnswer) -> dict[str, str]:
-    """Return what goes along with the file of an answer's one picture; the receipt is JSON in base64."""
+FILES = {
+    f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in ("png", "jpeg", "webp")
+}
+
+
+def file_of(made: ImagesAnswer, headers: dict[str, str] | None = None) -> Response:
+    """Answer with the file of an answer's one picture; seed, model and receipt (JSON in base64) go along."""
+    (image,) = made.images
     receipt = base64.b64encode(made.receipt.model_dump_json().encode()).decode()
-    return {"X-Seed": str(made.images[0].seed), "X-Model": made.model, "X-Receipt": receipt}
+    told = {"X-Seed": str(image.seed), "X-Model": made.model, "X-Receipt": receipt}
+    return Response(
+        base64.b64decode(image.b64_json or ""), media_type=image.mime_type, headers=told | (headers or {})
+    )
 
 
 EVENTS = "text/event-stream"

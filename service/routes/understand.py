@@ -34,7 +34,7 @@ async def understand(
     API's form. The answer is the likeliest one unless `temperature` is above 0.
     """
     asked = await wire.read(request, UnderstandRequest, max_bytes=service.settings.max_body_bytes)
-    if answered := await as_job(request, service, tenant, "understand", asked):
+    if answered := await as_job(request, tenant, asked):
         return answered
     job = await to_job(service, asked, request_id, tenant)
     if asked.stream:
