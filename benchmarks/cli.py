@@ -108,7 +108,11 @@ def drill(
     output: Annotated[Path, typer.Option(help="JSON file.")] = RESULTS / "drill.json",
 ) -> None:
     """Kill the engine's process under load, again and again, and see what the clients get."""
-    with users_faults(), LocalServer(HBRIDGE_MAX_RESTART_PAUSE_SECONDS=str(MAX_PAUSE_SECONDS)) as server:
+    settings = {
+        "HBRIDGE_MAX_RESTART_PAUSE_SECONDS": str(MAX_PAUSE_SECONDS),
+        "HBRIDGE_MAX_JOB_ATTEMPTS": str(drilling.MAX_JOB_ATTEMPTS),
+    }
+    with users_faults(), LocalServer(**settings) as server:
         seen = asyncio.run(drilling.run_drill(server, num_kills=kills, seed=seed))
     about = {"model": MODEL, "clients": drilling.NUM_CLIENTS, "max_pause_seconds": MAX_PAUSE_SECONDS}
     write_record(output, invoked(), {**about, **seen})

@@ -1,9 +1,8 @@
 """The engine's process is killed again and again, under load: does the service stay whole?
 
 Run by `hbridge bench drill`; writes benchmarks/results/drill.json and a picture. Clients keep sending mixed
-requests over HTTP, and each may end in an answer or in a clean refusal, nothing else. HTTP has no
-asynchronous jobs yet: repeatable jobs, which a new engine runs again, are covered by
-tests/service/engine/test_process.py.
+requests over HTTP, and each may end in an answer or in a clean refusal, nothing else. Others send jobs, which
+a new engine runs again: each must succeed, however often it was cut off.
 """
 
 import asyncio
@@ -27,6 +26,10 @@ from benchmarks.load import TASKS, Mix, make_request
 from benchmarks.local_server import LocalServer
 
 NUM_CLIENTS = 6
+NUM_JOB_CLIENTS = 2
+MAX_JOB_ATTEMPTS = 100
+"""So that a job is never given up for having met many kills."""
+JOB = "job"
 POLL_SECONDS = 0.05
 REFUSED_PAUSE_SECONDS = 0.2
 """Clients come back sooner than Retry-After asks, so that there is load while the engine is away."""
@@ -34,6 +37,7 @@ LOADED_SECONDS = (0.5, 2.0)
 """Between being ready and the next kill."""
 SETTLE_SECONDS = 0.5
 RECOVERED_WITHIN_SECONDS = 120
+ENDED = ("succeeded", "failed", "cancelled")
 NUM_SETTLING = 3
 """Kills after which memory should have stopped growing."""
 MAX_GROWTH_BYTES = 256 * 2**10
@@ -76,6 +80,7 @@ class Drill:
     """What was seen in all; clients and pollers write it down while kills go on.
 
     Attributes:
+        num_begun_again: Jobs that began more than once.
         not_alive: What /livez said whenever it was not 200.
         longest_poll_seconds: That /livez took to answer.
     """
@@ -84,6 +89,7 @@ class Drill:
     num_fds_before: int = 0
     kills: list[Kill] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
+    num_begun_again: int = 0
     not_alive: list[str] = field(default_factory=list)
     longest_poll_seconds: float = 0.0
     is_over: bool = False
@@ -97,6 +103,7 @@ class Drill:
     def report(self, *, is_alive: bool) -> dict[str, Any]:
         """Return what was seen as plain data."""
         broken = [each for each in self.ended if each.outcome == "broken"]
+        jobs = [each for each in self.ended if each.task == JOB]
         # What is open goes up and down with the clients' requests.
         most_fds = max(kill.num_fds for kill in self.kills)
         checks = {
@@ -104,9 +111,10 @@ class Drill:
             "always_live": not self.not_alive,
             "always_ready_again": all(kill.ready_seconds for kill in self.kills),
             "unready_after_every_kill": all(kill.unready_seconds for kill in self.kills),
-            "answered_or_refused_cleanly": not broken,
+            "answered_or_refused_cleanly": all(each.task == JOB for each in broken),
+            "jobs_succeed": all(each.outcome == "done" for each in jobs),
             "memory_does_not_grow": self.growth_bytes <= MAX_GROWTH_BYTES,
-            "files_do_not_grow": most_fds <= self.num_fds_before + NUM_CLIENTS,
+            "files_do_not_grow": most_fds <= self.num_fds_before + NUM_CLIENTS + NUM_JOB_CLIENTS,
         }
         return {
             "kills": len(self.kills),
@@ -116,8 +124,9 @@ class Drill:
             "requests": dict(Counter(each.outcome for each in self.ended)),
             "requests_by_task": {
                 task: dict(Counter(each.outcome for each in self.ended if each.task == task))
-                for task in TASKS
+                for task in (*TASKS, JOB)
             },
+            "jobs_begun_again": self.num_begun_again,
             "under_way_at_kills": dict(Counter(each.outcome for each in self.ended if self._met(each))),
             "broken": [f"{each.task}: {each.words}" for each in broken][:20],
             "not_alive": self.not_alive[:20],
@@ -167,6 +176,35 @@ async def send(client: httpx.AsyncClient, drill: Drill, rng: Random) -> None:
         drill.ended.append(Ended(task=task, begun=begun, ended=perf_counter(), outcome=outcome, words=words))
         if outcome != "done":
             await asyncio.sleep(REFUSED_PAUSE_SECONDS)
+
+
+async def send_jobs(client: httpx.AsyncClient, drill: Drill, rng: Random) -> None:
+    """Send one job after another, and see each to its end, also when the drill is over."""
+    mix = Mix()
+    while not drill.is_over:
+        task = rng.choice(TASKS)
+        begun = perf_counter()
+        try:
+            words, attempts = await finish_job(client, task, make_request(rng, task, mix.sizes))
+        except httpx.HTTPError as error:
+            words, attempts = repr(error), 0
+        outcome: Outcome = "broken" if words else "done"
+        drill.ended.append(Ended(task=JOB, begun=begun, ended=perf_counter(), outcome=outcome, words=words))
+        drill.num_begun_again += attempts > 1
+
+
+async def finish_job(client: httpx.AsyncClient, task: str, request: dict[str, Any]) -> tuple[str, int]:
+    """Send a job and wait for its end; return what went wrong, if anything did, and how often it began."""
+    response = await client.post("/v1/jobs", json={"task": task, "request": request})
+    if response.status_code != httpx.codes.ACCEPTED:
+        return f"{response.status_code} {response.text[:200]}", 0
+    deadline = perf_counter() + RECOVERED_WITHIN_SECONDS
+    while perf_counter() < deadline:
+        job = (await client.get(response.headers["location"])).json()
+        if job["state"] in ENDED:
+            return "" if job["state"] == "succeeded" else f"{job['state']}: {job['error']}", job["attempts"]
+        await asyncio.sleep(POLL_SECONDS)
+    return f"still {job['state']}", job["attempts"]
 
 
 async def watch_life(client: httpx.AsyncClient, drill: Drill) -> None:
@@ -222,6 +260,8 @@ async def run_drill(
     ):
         for index in range(NUM_CLIENTS):
             group.create_task(send(client, drill, Random(seed + 1 + index)))
+        for index in range(NUM_JOB_CLIENTS):
+            group.create_task(send_jobs(client, drill, Random(seed - 1 - index)))
         group.create_task(watch_life(client, drill))
         await asyncio.sleep(max(LOADED_SECONDS))
         drill.rss_bytes_before, drill.num_fds_before = server.rss_bytes, server.num_fds

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Event as Signal
 from time import perf_counter
 from typing import Self
@@ -13,10 +14,10 @@ from PIL.Image import Image
 from torch import Tensor
 
 from benchmarks.workload import Work, perform
-from model.drawing import Drawn
-from model.family import Family, PreparedPrompt
-from model.question import Answered
-from model.request import Progress
+from model.family import PreparedPrompt
+from model.prompt import Turn
+from model.question import Answered, Question
+from model.request import Progress, Usage
 from service.engine.cost import Load, Stage
 from service.engine.course import Course
 from service.engine.engine import Engine, EngineConfig
@@ -25,6 +26,7 @@ from service.engine.observer import Observer
 
 PATIENCE_SECONDS = 300
 CACHE_BYTES = EngineConfig().max_cache_bytes
+NOTHING = Question(turns=(Turn("user", ()),))
 
 
 def ignore(_: Event) -> None:
@@ -41,11 +43,11 @@ class Taken:
     ended: float = field(default_factory=perf_counter)
 
 
-class Bare:
-    """The bare pipeline as a job of one step, on the engine's thread: the same core, caches and OpenMP team.
+class Aside:
+    """Any work as a job of one step, on the engine's thread: the same core, caches and OpenMP team.
 
     Attributes:
-        seconds: What the pipeline took, without anything of the engine's; 0 before.
+        seconds: What it took, without anything of the engine's; 0 before.
     """
 
     load = Load(rows=1, tokens=1)
@@ -54,15 +56,15 @@ class Bare:
     images: Sequence[Image] = ()
     progress = Progress(stage="decode", done=0, total=1)
 
-    def __init__(self, family: Family, work: Work) -> None:
-        self._family, self._work = family, work
-        self._result: Drawn | Answered | None = None
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+        self._is_done = False
         self.seconds = 0.0
 
     @property
     def stage(self) -> Stage | None:
         """The step that draws nothing packed."""
-        return None if self._result else "decode"
+        return None if self._is_done else "decode"
 
     @property
     def remaining(self) -> Sequence[tuple[Stage, Load, int]]:
@@ -73,17 +75,17 @@ class Bare:
     def latents(self) -> list[Tensor]:
         """None; reading them is the step."""
         begun = perf_counter()
-        self._result = perform(self._family, self._work)
+        self._work()
         self.seconds = perf_counter() - begun
+        self._is_done = True
         return []
 
     def take(self, outcome: object) -> None:
         """Take nothing."""
 
-    def finish(self) -> Drawn | Answered:
-        """Return the pipeline's result."""
-        assert self._result, "it has run"
-        return self._result
+    def finish(self) -> Answered:
+        """Return an answer without words."""
+        return Answered(text="", finish_reason="stop", seed=0, usage=Usage())
 
 
 class Driver(Observer):
@@ -135,8 +137,12 @@ class Driver(Observer):
 
     def run_bare(self, work: Work) -> float:
         """Perform a request with the bare pipeline on the engine's thread; return its seconds."""
-        course = Bare(self.engine.model.family, work)
-        self.submit(to_job(work), course=course).result(PATIENCE_SECONDS)
+        return self.run_aside(partial(perform, self.engine.model.family, work))
+
+    def run_aside(self, work: Callable[[], object]) -> float:
+        """Run anything on the engine's thread; return its seconds."""
+        course = Aside(work)
+        self.submit(to_job(NOTHING), course=course).result(PATIENCE_SECONDS)
         return course.seconds
 
     @contextmanager

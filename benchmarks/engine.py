@@ -6,7 +6,7 @@ that it flatters nobody.
 """
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -17,31 +17,34 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.apart import Bare, aside, pipeline
+from benchmarks.bookkeeping import profile_bookkeeping
 from benchmarks.cancels import measure_cancels
 from benchmarks.clock import in_turns, quantile, ratios, spread
 from benchmarks.cpu import matrix_rate
-from benchmarks.driver import CACHE_BYTES, Driver
+from benchmarks.driver import CACHE_BYTES, Driver, Taken
 from benchmarks.figure import Figure
 from benchmarks.first_token import measure_first_token
 from benchmarks.local_server import LocalServer
 from benchmarks.workload import Work, Workload
 from model.drawing import Drawing, plan_drawing
 from model.family import Family, Row
+from service.engine.cost import STAGES, Stage
 from service.engine.job import Finished, LoadedModel
 from service.loading import load_model
 from service.settings import Settings
 
 NUM_TOGETHER = 8
 ROWS = (1, 2, 4, 8, 16)
+PROFILED = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """How often everything is measured."""
 
-    mixed: int = 4
+    mixed: int = 9
     plain: int = 3
-    drawings: int = 30
+    drawings: int = 40
     questions: int = 100
     answers: int = 15
     first_tokens: int = 100
@@ -63,10 +66,12 @@ def measure_engine(settings: Settings, counts: Counts) -> Iterator[Figure]:
     yield measure_alone(model, "understand", workload.question(), repeats=counts.questions)
     with (
         pipeline(settings) as bare,
-        LocalServer() as server,
-        httpx.Client(base_url=server.url, timeout=120) as client,
+        LocalServer(HBRIDGE_PROVENANCE="off") as bare_server,
+        LocalServer() as signing_server,
+        httpx.Client(base_url=bare_server.url, timeout=120) as client,
+        httpx.Client(base_url=signing_server.url, timeout=120) as signed,
     ):
-        yield measure_wire(bare, client, workload, counts.answers)
+        yield measure_wire(bare, client, signed, workload, counts.answers)
     yield measure_first_token(model, num_questions=counts.first_tokens)
     yield measure_prefixes(model, workload, counts.edits)
     yield measure_cancels(model, num_tries=counts.cancels)
@@ -74,11 +79,18 @@ def measure_engine(settings: Settings, counts: Counts) -> Iterator[Figure]:
 
 def measure_packing(model: LoadedModel, name: str, works: Sequence[Work], *, repeats: int) -> Figure:
     """Compare requests together with the same ones after each other, in throughput."""
+    stages: dict[str, list[dict[Stage, float]]] = {"together": [], "one_by_one": []}
     with Driver(model) as driver:
+
+        def noted(way: str, run: Callable[[], object]) -> None:
+            driver.steps.clear()
+            run()
+            stages[way].append(_by_stage(driver.steps))
+
         taken = in_turns(
             {
-                "together": lambda: driver.run(*works),
-                "one_by_one": lambda: [driver.run(work) for work in works],
+                "together": partial(noted, "together", lambda: driver.run(*works)),
+                "one_by_one": partial(noted, "one_by_one", lambda: [driver.run(work) for work in works]),
                 "pipeline": lambda: [driver.run_bare(work) for work in works],
             },
             repeats=repeats,
@@ -94,8 +106,21 @@ def measure_packing(model: LoadedModel, name: str, works: Sequence[Work], *, rep
             "spread": spread(gains),
             "over_pipeline": spread(ratios(taken["pipeline"], taken["together"])),
             "seconds": {each: spread(values) for each, values in taken.items()},
+            "seconds_by_stage": {
+                way: {
+                    stage: round(statistics.median(each[stage] for each in turns[1:]), 4) for stage in STAGES
+                }
+                for way, turns in stages.items()
+            },
         },
     )
+
+
+def _by_stage(steps: Sequence[Taken]) -> dict[Stage, float]:
+    seconds: dict[Stage, float] = dict.fromkeys(STAGES, 0.0)
+    for step in steps:
+        seconds[step.stage] += step.seconds
+    return seconds
 
 
 @torch.inference_mode()
@@ -126,19 +151,29 @@ def profile_step(family: Family) -> dict[str, object]:
 def measure_alone(model: LoadedModel, task: str, work: Work, *, repeats: int) -> Figure:
     """Compare one request through an engine that has nothing else to do with the bare pipeline.
 
-    Both on the engine's thread, in turns.
+    Both on the engine's thread, in turns, and who begins a turn changes.
     """
-    taken: dict[str, list[float]] = {"engine": [], "pipeline": []}
+    engine: list[float] = []
+    pipeline: list[float] = []
     on_device: list[float] = []
     with Driver(model) as driver:
-        for _ in range(repeats + 1):
+
+        def through_engine() -> None:
             begun = perf_counter()
             (ended,) = driver.run(work)
-            taken["engine"].append(perf_counter() - begun)
-            taken["pipeline"].append(driver.run_bare(work))
+            engine.append(perf_counter() - begun)
             on_device.append(ended.timings.device_seconds)
-    engine, pipeline = (values[1:] for values in taken.values())
-    costs = ratios(engine, pipeline)
+
+        ways: list[Callable[[], None]] = [
+            through_engine,
+            lambda: pipeline.append(driver.run_bare(work)),
+        ]
+        for _ in range(repeats + 1):
+            for way in ways:
+                way()
+            ways.reverse()
+        bookkeeping = profile_bookkeeping(driver, work, repeats=min(repeats, PROFILED))
+    costs = ratios(engine[1:], pipeline[1:])
     return Figure(
         name=f"alone_{task}",
         title=f"one {task} in the engine over the pipeline, time",
@@ -147,47 +182,61 @@ def measure_alone(model: LoadedModel, task: str, work: Work, *, repeats: int) ->
         bar=1.03,
         details={
             "spread": spread(costs),
-            "seconds": {"engine": spread(engine), "pipeline": spread(pipeline)},
-            "beyond_device_seconds": spread(_differences(engine, on_device[1:]), digits=5),
+            "seconds": {"engine": spread(engine[1:]), "pipeline": spread(pipeline[1:])},
+            "beyond_device_seconds": spread(_differences(engine, on_device)[1:], digits=5),
+            "bookkeeping": bookkeeping,
         },
     )
 
 
-def measure_wire(bare: Bare, client: httpx.Client, workload: Workload, repeats: int) -> Figure:
+def measure_wire(
+    bare: Bare, plain: httpx.Client, signed: httpx.Client, workload: Workload, repeats: int
+) -> Figure:
     """Take what a picture over HTTP takes beyond the time of its steps, each with words new to the server.
 
-    Beside it, its whole time less the bare pipeline's in another process, which differs from process to
-    process by more than what is asked.
+    The bar is for HTTP and engine: a server that neither marks nor signs. Beside it, one that does both; an
+    empty request, which nothing over HTTP can be below; and the whole time less the bare pipeline's in
+    another process, which differs from process to process by more than what is asked.
     """
     drawings = [workload.generation(negative_prompt=f"blurry {i}") for i in range(repeats + 1)]
-    coming = {name: iter(drawings) for name in ("wire", "pipeline")}
-    answers: list[dict[str, Any]] = []
+    clients = {"plain": plain, "signed": signed}
+    coming = {name: iter(drawings) for name in (*clients, "pipeline")}
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in clients}
 
-    def post() -> None:
-        response = client.post("/v1/generate", json=_body(next(coming["wire"])))
-        answers.append(response.raise_for_status().json())
+    def post(name: str) -> None:
+        response = clients[name].post("/v1/generate", json=_body(next(coming[name])))
+        answers[name].append(response.raise_for_status().json())
 
-    taken = in_turns({"wire": post, "pipeline": lambda: bare(next(coming["pipeline"]))}, repeats=repeats)
-    timings = [each["timings"] for each in answers[1:]]
-    on_device = [each["usage"]["device_seconds"] for each in answers[1:]]
-    stages = {
-        stage: spread([each[stage] for each in timings], digits=5)
-        for stage in ("queue", "prefill", "denoise", "decode", "total")
+    ways: dict[str, Callable[[], object]] = {name: partial(post, name) for name in clients}
+    ways["pipeline"] = lambda: bare(next(coming["pipeline"]))
+    ways["empty"] = lambda: plain.get("/livez").raise_for_status()
+    taken = in_turns(ways, repeats=repeats)
+    beyond = {
+        name: _differences(taken[name], [each["usage"]["device_seconds"] for each in given[1:]])
+        for name, given in answers.items()
     }
+    timings = [each["timings"] for each in answers["plain"][1:]]
+    on_device = [each["usage"]["device_seconds"] for each in answers["plain"][1:]]
+    totals = [each["total"] for each in timings]
     return Figure(
         name="wire",
-        title="one generate over HTTP beyond its steps, median, s",
-        value=statistics.median(_differences(taken["wire"], on_device)),
+        title="one generate over HTTP, unsigned, beyond its steps, median, s",
+        value=statistics.median(beyond["plain"]),
         wanted="at most",
         bar=0.010,
         details={
-            "spread": spread(_differences(taken["wire"], on_device), digits=5),
-            "beyond_pipeline_seconds": spread(_differences(taken["wire"], taken["pipeline"])),
-            "beyond_engine_seconds": spread(
-                _differences(taken["wire"], [each["total"] for each in timings]), digits=5
-            ),
+            "spread": spread(beyond["plain"], digits=5),
+            "signed": spread(beyond["signed"], digits=5),
+            "of_which": {
+                "engine_between_steps": spread(_differences(totals, on_device), digits=5),
+                "an_empty_request": spread(taken["empty"], digits=5),
+            },
+            "beyond_pipeline_seconds": spread(_differences(taken["plain"], taken["pipeline"])),
             "seconds": {each: spread(values) for each, values in taken.items()},
-            "server_seconds": stages,
+            "server_seconds": {
+                stage: spread([each[stage] for each in timings], digits=5)
+                for stage in ("queue", "prefill", "denoise", "decode", "total")
+            },
         },
     )
 

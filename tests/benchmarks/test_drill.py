@@ -5,7 +5,18 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.drill import NUM_CLIENTS, Drill, Ended, Kill, classify, plot, run_drill
+from benchmarks.drill import (
+    JOB,
+    NUM_CLIENTS,
+    NUM_JOB_CLIENTS,
+    Drill,
+    Ended,
+    Kill,
+    classify,
+    finish_job,
+    plot,
+    run_drill,
+)
 from benchmarks.local_server import LocalServer
 
 RESTARTING = {"error": {"code": "engine_restarting"}}
@@ -35,8 +46,8 @@ def kill(at: float, rss_mib: int = 100, **fields: Any) -> Kill:
     return Kill(at=at, rss_bytes=rss_mib * 2**20, **(seen | fields))
 
 
-def ended(begun: float, end: float, outcome: Any = "done") -> Ended:
-    return Ended(task="edit", begun=begun, ended=end, outcome=outcome)
+def ended(begun: float, end: float, outcome: Any = "done", task: str = "edit") -> Ended:
+    return Ended(task=task, begun=begun, ended=end, outcome=outcome)
 
 
 def drill(*kills: Kill, **fields: Any) -> Drill:
@@ -56,10 +67,11 @@ def test_a_drill_in_which_all_went_well_is_clean() -> None:
     ("seen", "check"),
     [
         (drill(ended=[ended(9, 11, "broken")]), "answered_or_refused_cleanly"),
+        (drill(ended=[ended(9, 11, "broken", task=JOB)]), "jobs_succeed"),
         (drill(not_alive=["500"]), "always_live"),
         (drill(kill(10, ready_seconds=0.0)), "always_ready_again"),
         (drill(kill(10, unready_seconds=0.0)), "unready_after_every_kill"),
-        (drill(kill(10, num_fds=21 + NUM_CLIENTS)), "files_do_not_grow"),
+        (drill(kill(10, num_fds=21 + NUM_CLIENTS + NUM_JOB_CLIENTS)), "files_do_not_grow"),
         (drill(*(kill(i, rss_mib=100 + i) for i in range(8))), "memory_does_not_grow"),
     ],
 )
@@ -83,14 +95,36 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "drill.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize(
+    ("job", "words", "attempts"),
+    [
+        ({"state": "succeeded", "attempts": 2}, "", 2),
+        ({"state": "failed", "attempts": 1, "error": "given up"}, "failed: given up", 1),
+    ],
+)
+def test_a_job_is_seen_to_its_end(job: dict[str, Any], words: str, attempts: int) -> None:
+    states = iter([{"state": "queued", "attempts": 0}, {"state": "running", "attempts": 1}, job])
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return httpx.Response(202, headers={"location": "/v1/jobs/1"})
+        return httpx.Response(200, json=next(states))
+
+    async def run() -> tuple[str, int]:
+        transport = httpx.MockTransport(serve)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return await finish_job(client, "generate", {})
+
+    assert asyncio.run(run()) == (words, attempts)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_kill_is_survived(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> None:
-    monkeypatch.setenv("HBRIDGE_MODEL", str(model_folder))
+def test_a_kill_is_survived() -> None:
     told: list[str] = []
     with LocalServer(HBRIDGE_MAX_RESTART_PAUSE_SECONDS="0.5") as server:
         report = asyncio.run(run_drill(server, num_kills=1, seed=0, tell=told.append))
     assert len(told) == 1
     assert report["kills"] == 1
-    assert report["checks"]["server_is_alive"]
-    assert report["checks"]["always_ready_again"]
+    assert report["requests_by_task"][JOB]
+    assert report["clean"], report

@@ -1,3 +1,4 @@
+from collections import Counter
 from functools import partial
 
 import httpx
@@ -12,6 +13,7 @@ from benchmarks.engine import (
     profile_step,
 )
 from benchmarks.workload import Workload, perform
+from service.engine.cost import STAGES
 from service.engine.job import LoadedModel
 from service.schemas.drawing import GenerateRequest
 
@@ -28,7 +30,11 @@ def test_packing_is_compared_with_the_engine_and_with_the_pipeline(
     figure = measure_packing(tiny, "mixed", works, repeats=1)
     assert figure.name == "packed_mixed"
     assert figure.is_met == (figure.value >= 2)
-    assert figure.details.keys() == {"spread", "over_pipeline", "seconds"}
+    assert figure.details.keys() == {"spread", "over_pipeline", "seconds", "seconds_by_stage"}
+    stages = figure.details["seconds_by_stage"]
+    assert isinstance(stages, dict)
+    assert stages["together"].keys() == set(STAGES)
+    assert stages["together"]["denoise"] > 0 < stages["one_by_one"]["denoise"]
 
 
 @pytest.mark.slow
@@ -50,14 +56,21 @@ def test_the_wire_is_asked_for_new_words_each_time(tiny: LoadedModel, workload: 
     timings = dict.fromkeys(("queue", "prefill", "denoise", "decode"), 0.1) | {"total": 0.4}
 
     def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200)
         asked.append(GenerateRequest.model_validate_json(request.content))
         return httpx.Response(200, json={"timings": timings, "usage": {"device_seconds": 0.3}})
 
     with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://test") as client:
-        figure = measure_wire(partial(perform, tiny.family), client, workload, 2)
-    assert len({(each.prompt, each.negative_prompt) for each in asked}) == len(asked) == 3
+        figure = measure_wire(partial(perform, tiny.family), client, client, workload, 2)
+    words = Counter((each.prompt, each.negative_prompt) for each in asked)
+    assert set(words.values()) == {2}, "once unsigned and once signed"
+    assert len(words) == 3
     assert figure.value == pytest.approx(-0.3, abs=0.2), "a server that does nothing, and says it took 0.3 s"
     assert figure.details["server_seconds"] == {name: [each] * 3 for name, each in timings.items()}
+    parts = figure.details["of_which"]
+    assert isinstance(parts, dict)
+    assert parts["engine_between_steps"] == [0.1] * 3
 
 
 def test_a_server_that_refuses_is_not_measured(tiny: LoadedModel, workload: Workload) -> None:
@@ -66,7 +79,7 @@ def test_a_server_that_refuses_is_not_measured(tiny: LoadedModel, workload: Work
         httpx.Client(transport=transport, base_url="http://test") as client,
         pytest.raises(httpx.HTTPStatusError),
     ):
-        measure_wire(partial(perform, tiny.family), client, workload, 1)
+        measure_wire(partial(perform, tiny.family), client, client, workload, 1)
 
 
 def test_a_cache_reads_less_of_a_further_edit(tiny: LoadedModel, workload: Workload) -> None:
