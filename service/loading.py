@@ -114,6 +114,7 @@ def create_client(settings: Settings) -> Client:
         max_load_seconds=settings.max_load_seconds,
         max_step_seconds=settings.max_step_seconds,
         max_pause_seconds=settings.max_restart_pause_seconds,
+        max_repeats=settings.max_job_attempts - 1,
     )
     host = EngineProcess(partial(load_apart, settings), config, watch)
     return Client(host, model_id=model_id(settings))
