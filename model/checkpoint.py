@@ -180,9 +180,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     pipeline = read_json(folder / "model_index.json").get("_class_name")
     if pipeline not in PIPELINES:
         raise BadCheckpoint(f"{folder / 'model_index.json'}: pipeline {pipeline!r} is not known")
+    scheduler = folder / "scheduler" / "scheduler_config.json"
     return {
         "family": PIPELINES[pipeline],
         **{part.name: read_json(part / "config.json") for part in parts(folder)},
+        **({"scheduler": read_json(scheduler)} if scheduler.is_file() else {}),
     }
 
 

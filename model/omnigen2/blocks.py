@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.attention import Backend, Segments, attend
 from model.layers import GatedFeedForward, RMSNorm, Sharing
-from model.omnigen2.config import OmniGen2Config
+from model.omnigen2.config import QK_NORM_EPS, OmniGen2Config
 from model.rope import axial_table, rotate_pairs
 
 KEPT_STREAMS = 8
@@ -105,8 +105,8 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(config.hidden_size, config.kv_width, bias=False)
         self.to_v = nn.Linear(config.hidden_size, config.kv_width, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(config.hidden_size, config.hidden_size, bias=False)])
-        self.norm_q = RMSNorm(config.head_dim, eps=config.norm_eps)
-        self.norm_k = RMSNorm(config.head_dim, eps=config.norm_eps)
+        self.norm_q = RMSNorm(config.head_dim, eps=QK_NORM_EPS)
+        self.norm_k = RMSNorm(config.head_dim, eps=QK_NORM_EPS)
 
     def project(self, u_Th: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalised queries [T, H, D] and keys [T, K, D], and values [T, K, D], not rotated."""

@@ -3,7 +3,7 @@
 `ImageTransformer` is the part that reads images and time; `OmniGen2Transformer` adds the text features.
 Parameter names are those of the released checkpoint.
 
-Shapes: R rows, M different flow times, T packed tokens, L text tokens, F text feature width, h width,
+Shapes: R rows, M different flow times, T packed tokens, L tokens of a text, F text feature width, h width,
 C latent channels, Y and X latent rows and columns.
 """
 
@@ -199,31 +199,35 @@ class OmniGen2Transformer(ImageTransformer):
 
         Args:
             rows: Latents, times and references; contexts are not read.
-            texts: Text features [L, F] of each row.
+            texts: Refined text [L, h] of each row, from refine_texts.
             backend: Of the attention.
         """
         images = Images.of(rows, self.config.patch_size)
         moments = self.embed_times(rows)
         noise = self.noise_stream(images, moments, backend)
-        text_Th = self.embed_texts(texts, backend)
         reference_Th = self.embed_references(rows, images, moments, backend)
         noise_Th = self.embed_noise(rows, images, moments, backend)
-        num_text = tuple(len(text_LF) for text_LF in texts)
+        num_text = tuple(map(len, texts))
         lengths = list(zip(num_text, images.reference_lengths, images.noise_lengths, strict=True))
-        x_Th = interleave(*zip((text_Th, reference_Th, noise_Th), zip(*lengths, strict=True), strict=True))
+        streams = torch.cat(list(texts)), reference_Th, noise_Th
+        x_Th = interleave(*zip(streams, zip(*lengths, strict=True), strict=True))
         layout = num_text, images, moments.places, self.config
         joint = _joint_stream(*layout, backend=backend, device=x_Th.device)
         for block in self.layers:
             x_Th = block(x_Th, moments.condition_Me, joint)
         return self.velocities(part(x_Th, lengths, 2), images.noise, moments, noise)
 
-    def embed_texts(self, texts: Sequence[Tensor], backend: Backend) -> Tensor:
-        """Embed and refine text features, each text alone: packed [T, h]; depends on no time and no image."""
-        packed_TF = torch.cat(list(texts)).to(self.x_embedder.weight)
-        lengths = tuple(len(text_LF) for text_LF in texts)
+    def refine_texts(self, features: Sequence[Tensor], *, backend: Backend = "sdpa") -> list[Tensor]:
+        """Embed and refine text features [L, F], each text alone: [L, h], each in memory of its own.
+
+        It depends on no time and no image, so it is done once for all steps.
+        """
+        packed_TF = torch.cat(list(features)).to(self.x_embedder.weight)
+        lengths = tuple(map(len, features))
         ids_T3 = torch.cat([text_ids(0, length) for length in lengths])
         stream = Stream.of(lengths, ids_T3.to(packed_TF.device), self.config, backend)
         x_Th: Tensor = self.time_caption_embed.caption_embedder(packed_TF)
         for block in self.context_refiner:
             x_Th = block(x_Th, stream)
-        return x_Th
+        texts = torch.split(x_Th, list(lengths))
+        return [text_Lh.clone() for text_Lh in texts] if len(texts) > 1 else list(texts)
