@@ -38,3 +38,16 @@ MEDIUM: dict[str, Any] = {
     "skip_last": 2,
 }
 """Hidden 768 and 576; the proportions of the full-size model: 4 of 8 pairs bridged."""
+
+OMNIGEN2_MEDIUM: dict[str, Any] = {
+    "family": "omnigen2",
+    "transformer": {
+        "hidden_size": 720,
+        "num_layers": 16,
+        "num_refiner_layers": 1,
+        "num_attention_heads": 6,
+        "num_kv_heads": 2,
+        "text_feat_dim": 512,
+    },
+}
+"""Hidden 720; the heads, their grouping and the share of the refiners are the full-size model's."""
