@@ -125,17 +125,17 @@ def quantized(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 
 
 def foretell_bytes(module: nn.Module, scheme: Scheme, dtype: torch.dtype) -> dict[str, int]:
-    """Foretell what each part's weights will take in memory; the module may be on the meta device."""
-    counts: dict[str, int] = {}
+    """Foretell what each weight will take in memory, by name; the module may be on the meta device."""
+    foretold: dict[str, int] = {}
     chosen = dict(quantized(module)) if scheme != "none" else {}
     for name, weight in module.named_parameters():
-        part, layer = name.partition(".")[0], name.removesuffix(".weight")
+        layer = name.removesuffix(".weight")
         is_chosen = layer != name and layer in chosen
         num_bytes = _matrix_bytes(weight, scheme, dtype) if is_chosen else weight.numel() * dtype.itemsize
         if scheme == "fp8" and name.endswith(".bias") and name.removesuffix(".bias") in chosen:
             num_bytes += _missing(weight.numel(), FP8_MULTIPLE) * dtype.itemsize
-        counts[part] = counts.get(part, 0) + num_bytes
-    return counts
+        foretold[name] = num_bytes
+    return foretold
 
 
 def stored_bytes(module: nn.Module) -> int:
