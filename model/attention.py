@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -131,6 +131,11 @@ def causal_mask(q_length: int, kv_length: int, device: torch.device) -> Tensor:
     """Say which keys each query sees when the queries are the last positions: [q_length, kv_length]."""
     query = torch.arange(kv_length - q_length, kv_length, device=device)
     return query[:, None] >= torch.arange(kv_length, device=device)
+
+
+def available() -> tuple[Backend, ...]:
+    """Return the backends that are there."""
+    return get_args(Backend)
 
 
 BACKENDS = {"sdpa": _sdpa, "plain": _plain}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import httpx
 import torch
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from model.checkpoint import load, weights_hash
 from model.hbridge.family import HBridge
+from model.quantize import SCHEMES, Scheme, check_scheme, quantize
 from service.schemas.drawing import read_size
 from service.terminal import users_faults
 from training.evaluation import SUITES, Checkpoint, Score, Server, Subject, evaluate
@@ -61,6 +62,7 @@ def examine(
     with_probe: Annotated[
         bool, typer.Option("--probe", help="Also measure how the prompt reaches the pictures, pair by pair.")
     ] = False,
+    quantization: Annotated[str, typer.Option(help=f"{', '.join(SCHEMES)}.")] = "none",
     output: Annotated[
         Path | None, typer.Option(help="JSON file; benchmarks/results/eval-MODEL.json when left out.")
     ] = None,
@@ -70,13 +72,16 @@ def examine(
     _check("--suite", suites, SUITES)
     name = "server" if server else Path(model).name
     suffix = ("-seen" if seen else "") + (f"-{size}" if size else "")
+    suffix += "" if quantization == "none" else f"-{quantization}"
     path = output or Path("benchmarks/results") / f"eval-{name}{suffix}.json"
     with users_faults():
         pixels = read_size(size, is_edit=False) if size else None
         about: dict[str, object] = (
-            {"server": server} if server else {"model": name, "weights_hash": weights_hash(model)}
+            {"server": server}
+            if server
+            else {"model": name, "weights_hash": weights_hash(model), "quantization": quantization}
         )
-        with _subject(model, server) as subject:
+        with _subject(model, server, quantization) as subject:
             scores = evaluate(
                 subject,
                 per_kind=per_kind,
@@ -99,9 +104,12 @@ def _check(option: str, given: Sequence[str], known: Sequence[str]) -> None:
 
 
 @contextmanager
-def _subject(model: str, server: str | None) -> Iterator[Subject]:
+def _subject(model: str, server: str | None, quantization: str) -> Iterator[Subject]:
     if server is None:
-        yield Checkpoint(load(model))
+        check_scheme(quantization, "cpu", torch.float32)
+        family = load(model)
+        quantize(family.module, cast(Scheme, quantization))
+        yield Checkpoint(family)
         return
     with httpx.Client(base_url=server, timeout=300) as client:
         try:

@@ -37,7 +37,7 @@ from service.engine.errors import (
     JobFailed,
 )
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Preview, Status
-from service.engine.memory import MemoryModel, Meter, free_bytes
+from service.engine.memory import MemoryModel, Meter, free_bytes, held_and_needed
 from service.engine.observer import Observer
 from service.engine.prefix_cache import Ask, PrefixCache
 from service.engine.reference_cache import ReferenceCache
@@ -296,14 +296,13 @@ class Engine:
         return forecast.finish_seconds(standing.flow, needed)
 
     def _check_memory(self, course: Course) -> int:
-        """Return what a job will hold between steps at most: no more than its prefill takes at its peak.
+        """Return what a job will hold between steps at most.
 
         Raises:
             InsufficientMemory: Even alone it does not fit.
         """
         peaks = {stage: self.memory.bytes(stage, load) for stage, load, _ in course.remaining}
-        held = peaks.pop("prefill", 0)
-        needed = held + max(peaks.values(), default=0)
+        held, needed = held_and_needed(peaks)
         if needed > self._max_bytes:
             raise InsufficientMemory(
                 f"this needs about {needed / 2**20:.0f} MiB beside the weights, there are "

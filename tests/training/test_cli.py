@@ -49,6 +49,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(
     [
         (("eval", "--size", "big"), 'must be "WIDTHxHEIGHT" in pixels'),
         (("eval", "--model", "nowhere"), "nowhere is no folder"),
+        (("eval", "--quantization", "fp8"), "capability 8.9"),
         (("eval", "--server", "http://127.0.0.1:9", "--output", "x.json"), "http://127.0.0.1:9: "),
         (("train", "--stage", "prior", "--runs", "nowhere"), "run stage latents first"),
     ],
