@@ -79,7 +79,8 @@ class Corpus:
         after = batch.index + self._team_size
         following = replace(batch, step=batch.step + after // batch.count, index=after % batch.count)
         self._ahead = {following: self._read(following, drop)}
-        return self._given([future.result() for future in futures], self.whose(batch)[0])
+        given = self._given([future.result() for future in futures], self.whose(batch)[0])
+        return replace(given, figures={"skipped": float(sum(each.num_skipped for each in self.datasets))})
 
     def look(self, stage: BridgeStage, folder: Path, step: int) -> Figures:
         """Measure the losses on held-out samples, with the same noise and times whenever it is done."""
@@ -135,5 +136,5 @@ class Corpus:
             references=[tuple(encode_references(family.vae, each.references)) for each in ready],
             contexts=PackedContexts.of(contexts, family.config.pairs),
             seen_RNW=see(family, [each.image for each in ready]),
-            figures={"skipped": float(sum(each.num_skipped for each in self.datasets))},
+            figures={},
         )

@@ -2,7 +2,7 @@
 
 A record may be read at any time and in any process: which one the n-th sample is, follows from the seed
 alone. So nothing needs to be kept to go on with a run, and processes share an epoch without meeting. The
-files are read by Hugging Face `datasets` (decision 18).
+files are read by Hugging Face `datasets`; docs/decisions says why.
 """
 
 from collections.abc import Callable, Mapping

@@ -52,6 +52,7 @@ def test_a_trained_bridge_is_served_and_the_rest_is_as_it_was(make_full: Callabl
     assert picture.size == (32, 32)
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_nothing(make_full: Callable[..., Full]) -> None:
     kept, again = (
         make_full("kept", gradient_checkpointing=False),
