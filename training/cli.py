@@ -17,32 +17,45 @@ from model.quantize import SCHEMES, Scheme, check_scheme, quantize
 from service.schemas.drawing import read_size
 from service.terminal import users_faults
 from training.evaluation import SUITES, Checkpoint, Score, Server, Subject, evaluate
+from training.full import Full
 from training.probe import probe
-from training.recipe import RECIPES, STAGES, UNPACK, Recipe
+from training.recipe import Recipe
 from training.record import invoked, write_record
+from training.runs import Runs, recipe_folder
+from training.team import leave
 
 screen = Console(stderr=True)
 
 
 def train(
-    recipe: Annotated[str, typer.Option(help="Folder of training/recipes.")] = "tiny",
+    recipe: Annotated[
+        str, typer.Option(help="Folder of training/recipes, or a path to a folder of your own.")
+    ] = "tiny",
     stage: Annotated[
         str | None,
-        typer.Option(help=f"One of {', '.join(STAGES)} (all in order when left out), or {UNPACK}."),
+        typer.Option(
+            help=f"One of {', '.join(Recipe.STAGES)} (full: {', '.join(Full.STAGES)}; all in order when left "
+            f"out), or {', '.join(Recipe.ASIDE)}."
+        ),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where states, logs and sheets go.")] = Path("runs"),
     threads: Annotated[int, typer.Option(help="Processor threads; 0 takes PyTorch's choice.")] = 0,
 ) -> None:
-    """Train a shipped checkpoint; a run that was stopped goes on where it was."""
-    stages = STAGES if stage is None else (stage,)
-    _check("--recipe", [recipe], sorted(folder.name for folder in RECIPES.iterdir() if folder.is_dir()))
-    _check("--stage", stages, (*STAGES, UNPACK))
+    """Train a checkpoint; a run that was stopped goes on where it was."""
+    with users_faults():
+        is_small = (recipe_folder(recipe) / "vlm.yaml").is_file()
+    chosen: Runs = (Recipe if is_small else Full)(recipe, runs)
+    stages = chosen.STAGES if stage is None else (stage,)
+    _check("--stage", stages, (*chosen.STAGES, *chosen.ASIDE))
     if threads:
         torch.set_num_threads(threads)
-    for name in stages:
-        screen.print(f"[bold]{recipe}/{name}[/]")
-        with users_faults():
-            Recipe(recipe, runs).run(name)
+    try:
+        for name in stages:
+            screen.print(f"[bold]{recipe}/{name}[/]")
+            with users_faults():
+                chosen.run(name)
+    finally:
+        leave()
 
 
 def examine(

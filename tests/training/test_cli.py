@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 
 from training.cli import examine, train
 from training.evaluation import SUITES
-from training.recipe import STAGES
+from training.full import Full
+from training.recipe import Recipe
 
 app = typer.Typer()
 app.command("train")(train)
@@ -31,8 +32,9 @@ def test_help_names_every_option(command: str) -> None:
 @pytest.mark.parametrize(
     ("words", "choices"),
     [
-        (("train", "--recipe", "huge"), ("tiny",)),
-        (("train", "--stage", "oven"), STAGES),
+        (("train", "--recipe", "huge"), ("full", "tiny")),
+        (("train", "--stage", "oven"), (*Recipe.STAGES, *Recipe.ASIDE)),
+        (("train", "--stage", "vae", "--recipe", "full"), Full.STAGES),
         (("eval", "--suite", "sing"), SUITES),
     ],
 )
