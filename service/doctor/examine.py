@@ -65,10 +65,10 @@ def examine(settings: Settings, ask: Ask, tell: Tell = lambda what: None) -> Rep
             check_size(size, family.capabilities)
         if machine.is_usable:
             check_scheme(settings.quantization, settings.device, _dtype(settings))
+        family.module.to(_dtype(settings))
+        model = _model(family, settings, checkpoint, problems)
     except ModelError as error:
         return _report(machine, reasons=[*reasons, str(error)])
-    family.module.to(_dtype(settings))
-    model = _model(family, settings, checkpoint, problems)
     reasons += [f"the checkpoint is broken: {'; '.join(problems)}"] if problems else []
     if checkpoint == "configs only" and settings.load_format == "auto":
         reasons += [f"{settings.model} has no weights here: name their folder, or take --load-format random"]

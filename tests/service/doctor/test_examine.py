@@ -90,6 +90,12 @@ def test_what_cannot_be_at_all_is_a_reason(fields: dict[str, str], says: str) ->
     assert any(says in reason for reason in report.reasons)
 
 
+def test_a_checkpoint_that_reads_no_words_is_a_reason(golden_folder: Path) -> None:
+    report = examine(Settings(model=str(golden_folder)), Ask())
+    assert not report.can_serve
+    assert "tokenizer" in report.reasons[0]
+
+
 def test_a_size_that_is_not_made_is_a_reason() -> None:
     assert "48x48" in examine(Settings(), Ask(sizes=(Size(48, 48),))).reasons[0]
 
