@@ -50,6 +50,14 @@ def serve(
         str | None,
         typer.Option(help="auto, or random for random weights of the model's config (HBRIDGE_LOAD_FORMAT)."),
     ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(help="auto, sdpa, plain, cudnn, varlen, xformers or triton (HBRIDGE_ATTENTION)."),
+    ] = None,
+    compile_steps: Annotated[
+        str | None,
+        typer.Option("--compile", help="off, graphs or on: prepare steps at the start (HBRIDGE_COMPILE)."),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help="process, or inline for a thread of the server (HBRIDGE_ENGINE).")
     ] = None,
@@ -67,6 +75,8 @@ def serve(
             device=device,
             dtype=dtype,
             load_format=load_format,
+            attention=attention,
+            compile=compile_steps,
             engine=engine,
         )
         logs.configure(settings.log_format, settings.log_level, has_content=settings.log_content)

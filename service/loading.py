@@ -57,13 +57,14 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
 
     Raises:
         BadCheckpoint: It cannot be loaded; lists why.
+        MissingCapability: The attention backend that is asked for cannot be used here.
         UnusableDevice: There is no such device here.
     """
     import torch  # noqa: PLC0415
 
-    from model.attention import Segments  # noqa: PLC0415
     from model.checkpoint import build_random, load, random_hash, read_config, weights_hash  # noqa: PLC0415
     from model.registry import resolve  # noqa: PLC0415
+    from service.acceleration import accelerate  # noqa: PLC0415
     from service.environment import describe  # noqa: PLC0415
 
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
@@ -80,18 +81,20 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
         family = load(folder, on_progress=on_progress or ProgressLog(), **place)
         weights = weights_hash(folder, kept=settings.cache_dir / "hashes")
     log.info("loaded", extra={"model": settings.model, "seconds": round(perf_counter() - begun, 3)})
+    acceleration = accelerate(family, settings)
     card = ModelCard(
         id=model_id(settings),
         capabilities=family.capabilities,
         weights_hash=weights,
         device=settings.device,
         dtype=settings.dtype,
-        backend=Segments.own((1,)).backend,
+        backend=acceleration.backend,
+        compile=acceleration.compile,
         load_format=settings.load_format,
         about=read_about(folder),
         environment=describe(settings.device, settings.num_threads or NUM_THREADS),
     )
-    return LoadedModel(card=card, family=family)
+    return LoadedModel(card=card, family=family, runner=acceleration.runner)
 
 
 def load_apart(settings: Settings) -> LoadedModel:

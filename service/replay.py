@@ -149,6 +149,7 @@ def _environment_there(receipt: Receipt) -> dict[str, Any]:
         "dtype",
         "device",
         "attention_backend",
+        "compile",
         "grid",
     )
     environment = receipt.environment
@@ -171,6 +172,7 @@ def _environment_here(card: ModelCard) -> dict[str, Any]:
         "dtype": card.dtype,
         "device": card.device,
         "attention_backend": card.backend,
+        "compile": card.compile,
         "grid": card.capabilities.grid,
         "guidance.clock": card.capabilities.guidance_clock,
         "hardware": environment.hardware,
