@@ -1,7 +1,7 @@
 """What a block reads and writes between its matrix products, before and after fusing: bytes, from shapes.
 
 Nothing runs and no weights are made: tensors are of PyTorch's meta device. Every operation that is no view
-and no product is taken to read its inputs and to write its outputs once. Run it as `python -m benchmarks.passes`.
+and no product is taken to read its inputs and to write its outputs once; `python -m benchmarks.passes`.
 
 Shapes: T tokens, h width, F inner width of the feed-forward layer, D head dim.
 """

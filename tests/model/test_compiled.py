@@ -87,6 +87,7 @@ def test_what_cannot_be_prepared_is_computed_as_it_is_and_says_why(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_block_is_compiled_once_for_a_size_whatever_its_weights(
     network: HBridgeNetwork, rows: list[Row]
 ) -> None:
@@ -119,6 +120,7 @@ def test_buckets_that_do_not_rise_are_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")  # of the compiler about itself
 def test_a_compiler_gives_the_same(network: HBridgeNetwork, rows: list[Row]) -> None:
     expected = velocities(network, rows)
@@ -129,6 +131,7 @@ def test_a_compiler_gives_the_same(network: HBridgeNetwork, rows: list[Row]) -> 
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # of Triton about itself
 def test_a_graph_gives_what_it_was_captured_from(network: HBridgeNetwork, rows: list[Row]) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")

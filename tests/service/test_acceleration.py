@@ -35,9 +35,13 @@ def test_at_prepared_sizes_a_processor_masks() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")  # of the compiler about itself
 def test_compiled_steps_draw_the_same_picture(model_folder: Path) -> None:
-    plain, compiled = (load_model(Settings(model=str(model_folder), compile=each)) for each in ("off", "on"))
+    plain, compiled = (
+        load_model(Settings(model=str(model_folder), compile=each, compile_tokens=200))
+        for each in ("off", "on")
+    )
     assert compiled.card.compile == "on"
     assert compiled.runner
     images = [draw(each.family, DRAWING).images[0] for each in (plain, compiled)]

@@ -18,6 +18,7 @@ def test_what_is_not_a_number_does_not_pass() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # of Triton about itself
 def test_every_kernel_and_backend_of_the_gpu_is_its_twin() -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
