@@ -6,12 +6,13 @@ from importlib.util import find_spec
 import psutil
 import torch
 
-from model.attention import Segments, attend, available
+from model.attention import BACKENDS, Backend, Heads
+from model.backend_choice import BOUNDS, problem, relative_error
 from service.doctor.report import Extra, Machine
 from service.engine.memory import free_bytes
 from service.environment import processor
 
-LENGTHS = 3, 5
+HEADS = Heads(4, 2, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def look_at(device: str, memory_bytes: int | None = None) -> Machine:
         host_free_bytes=free_bytes("cpu"),
         torch=torch.__version__,
         cuda=torch.version.cuda,
-        attention_backends={name: try_attention(name, device) for name in available()} if is_usable else {},
+        attention_backends={name: try_attention(name, device) for name in BACKENDS} if is_usable else {},
         extras=[
             Extra(
                 library=each.library,
@@ -72,21 +73,16 @@ def look_at(device: str, memory_bytes: int | None = None) -> Machine:
     )
 
 
-def try_attention(backend: str, device: str) -> str:
-    """Run a backend on a device and compare it with the plain one: "runs", or what is wrong."""
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    q_THD, k_TKD, v_TKD = (
-        torch.randn(sum(LENGTHS), heads, 64, dtype=dtype, device=device) for heads in (4, 2, 2)
-    )
+def try_attention(backend: Backend, device: str) -> str:
+    """Run a backend on a device and hold it against the plain one: "runs", or what is wrong."""
+    where, dtype = torch.device(device), torch.bfloat16 if device.startswith("cuda") else torch.float32
+    if why := problem(backend, where, dtype):
+        return why
     try:
-        plain, found = (
-            attend(q_THD, k_TKD, v_TKD, Segments.own(LENGTHS, backend=name))  # type: ignore[arg-type]
-            for name in ("plain", backend)
-        )
-        torch.testing.assert_close(found, plain, atol=0.02, rtol=0.02)
+        distance = relative_error(backend, where, dtype, HEADS)
     except Exception as error:  # whatever a library that does not fit this device may raise
         return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    return "runs"
+    return "runs" if distance <= BOUNDS[dtype] else f"off by {distance:.1e}"
 
 
 def _memory(device: str) -> tuple[int, int]:
