@@ -1,0 +1,93 @@
+"""What a device can do at its best: the largest matrix products and copies, measured there and then.
+
+A datasheet's rate is a lead, and a share of it says little: all rates are of this run, on random numbers.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from benchmarks.device.record import Rate
+from benchmarks.device.timing import Timer
+
+Shape = tuple[int, int, int]
+Product = Callable[[], Tensor]
+INNER = 10
+MULTIPLE = 16
+FLOAT8 = torch.float8_e4m3fn
+
+
+def large_shapes(side: int) -> list[Shape]:
+    """Return rows, inner and columns of products that are large enough to be a ceiling."""
+    return [(side, side, side), (side // 2, side // 2, side // 2), (2 * side, side // 2, side)]
+
+
+def measure_ceilings(
+    timer: Timer, dtype: torch.dtype, *, side: int, own: list[Shape], copy_bytes: int
+) -> Iterator[Rate]:
+    """Time large products and the model's own, in its type and in float8, and a large copy.
+
+    Args:
+        dtype: Of the model.
+        side: Of the largest square product.
+        own: Shapes that the model's layers have.
+        copy_bytes: Of the tensor that is copied.
+    """
+    for is_ceiling, shapes in ((True, large_shapes(side)), (False, own)):
+        for shape in shapes:
+            name, product = str(dtype).removeprefix("torch."), _plain(timer.device, dtype, shape)
+            yield _rate(timer, name, shape, product, is_ceiling)
+            if has_float8(timer.device):
+                yield _rate(timer, "fp8", shape, _scaled(timer.device, shape), is_ceiling)
+    yield _copy(timer, copy_bytes)
+
+
+def _rate(timer: Timer, name: str, shape: Shape, product: Product, is_ceiling: bool) -> Rate:
+    rows, inner, columns = shape
+    times = timer.measure(product, inner=INNER)
+    return Rate(
+        name=f"matmul {name} {rows}x{inner}x{columns}",
+        unit="operations",
+        per_second=2 * rows * inner * columns / times.median,
+        seconds=times,
+        is_ceiling=is_ceiling,
+    )
+
+
+def _plain(device: torch.device, dtype: torch.dtype, shape: Shape) -> Product:
+    rows, inner, columns = shape
+    a = torch.randn(rows, inner, device=device).to(dtype)
+    b = torch.randn(columns, inner, device=device).to(dtype)
+    return lambda: a @ b.T
+
+
+def has_float8(device: torch.device) -> bool:
+    """Whether a device multiplies float8 numbers."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def _scaled(device: torch.device, shape: Shape) -> Product:
+    """Return a product of float8 numbers with a scale for each row, widths padded to what it demands."""
+    rows, *widths = shape
+    inner, columns = (-(-width // MULTIPLE) * MULTIPLE for width in widths)
+    a, b = (torch.randn(each, inner, device=device).to(FLOAT8) for each in (rows, columns))
+    a_scale, b_scale = torch.ones(rows, 1, device=device), torch.ones(1, columns, device=device)
+
+    def multiply() -> Tensor:
+        return torch._scaled_mm(a, b.T, a_scale, b_scale, out_dtype=torch.bfloat16, use_fast_accum=True)
+
+    return multiply
+
+
+def _copy(timer: Timer, num_bytes: int) -> Rate:
+    source = torch.randint(0, 255, (num_bytes,), dtype=torch.uint8, device=timer.device)
+    target = torch.empty_like(source)
+    times = timer.measure(lambda: target.copy_(source), inner=INNER)
+    return Rate(
+        name="copy",
+        unit="bytes",
+        per_second=2 * num_bytes / times.median,
+        seconds=times,
+        is_ceiling=True,
+    )
