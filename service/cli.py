@@ -16,7 +16,18 @@ from rich.markup import escape
 from service import logs
 from service.evidence import replay, verify
 from service.keys import app as keys
-from service.terminal import USERS_FAULT, Device, Dtype, Model, screen, settings_with, users_faults
+from service.terminal import (
+    USERS_FAULT,
+    Device,
+    Dtype,
+    LoadFormat,
+    Model,
+    Offload,
+    Quantization,
+    screen,
+    settings_with,
+    users_faults,
+)
 
 app = typer.Typer(
     help="One model that makes, edits and understands images.",
@@ -46,10 +57,9 @@ def serve(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
-    load_format: Annotated[
-        str | None,
-        typer.Option(help="auto, or random for random weights of the model's config (HBRIDGE_LOAD_FORMAT)."),
-    ] = None,
+    load_format: LoadFormat = None,
+    quantization: Quantization = None,
+    offload: Offload = None,
     engine: Annotated[
         str | None, typer.Option(help="process, or inline for a thread of the server (HBRIDGE_ENGINE).")
     ] = None,
@@ -67,6 +77,8 @@ def serve(
             device=device,
             dtype=dtype,
             load_format=load_format,
+            quantization=quantization,
+            offload=offload,
             engine=engine,
         )
         logs.configure(settings.log_format, settings.log_level, has_content=settings.log_content)

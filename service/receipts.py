@@ -34,6 +34,7 @@ def receipt(model: ModelCard, drawing: Drawing, drawn: Drawn, provenance: Proven
         family=can.family,
         weights_sha256=model.weights_hash,
         load_format=model.load_format,
+        quantization=model.quantization,
         prompt=drawing.prompt,
         negative_prompt=drawing.negative_prompt,
         seed=drawn.seeds[0],

@@ -21,7 +21,7 @@ from service.schemas.drawing import read_size
 OTHER_PICTURES = frozenset({"weights_sha256", "family"})
 """Where these differ, there is no use in drawing."""
 
-OPTIONS = {"device": "--device", "dtype": "--dtype", "model": "--model"}
+OPTIONS = {"device": "--device", "dtype": "--dtype", "model": "--model", "quantization": "--quantization"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,7 @@ def _environment_there(receipt: Receipt) -> dict[str, Any]:
     names = (
         "weights_sha256",
         "load_format",
+        "quantization",
         "model",
         "family",
         "dtype",
@@ -166,6 +167,7 @@ def _environment_here(card: ModelCard) -> dict[str, Any]:
     return {
         "weights_sha256": card.weights_hash,
         "load_format": card.load_format,
+        "quantization": card.quantization,
         "model": card.id,
         "family": card.capabilities.family,
         "dtype": card.dtype,

@@ -30,6 +30,16 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Type of the weights in memory."
     )
+    quantization: Literal["none", "int8", "fp8"] = Field(
+        "none",
+        description="Weights in fewer bits, which changes results: int8 weights, or fp8 weights and tokens "
+        "(a GPU of compute capability 8.9 or more, bfloat16).",
+    )
+    offload: Literal["none", "layers"] = Field(
+        "none",
+        description="Whether weights stay in the host's memory, from where each layer visits the device for "
+        "its call: for cards that cannot hold them. Results are the same.",
+    )
     num_threads: int | None = Field(None, ge=1, description="CPU threads of one operation.")
     max_waiting: int = Field(64, ge=0, description="Jobs that may wait; more are refused with 429.")
     max_body_bytes: int = Field(

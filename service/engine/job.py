@@ -140,6 +140,8 @@ class ModelCard:
         id: Its name on the wire.
         weights_hash: SHA-256 over the weight files; of random weights, over config and seed.
         load_format: Whether the weights are the checkpoint's or random.
+        quantization: How the weights were rounded, or "none".
+        is_offloaded: Whether layers only visit the device, which changes no result.
         backend: The attention backend.
         about: What the checkpoint says for people.
     """
@@ -152,6 +154,8 @@ class ModelCard:
     backend: str
     environment: Environment
     load_format: Literal["auto", "random"] = "auto"
+    quantization: Literal["none", "int8", "fp8"] = "none"
+    is_offloaded: bool = False
     about: About = field(default_factory=About)
 
 
