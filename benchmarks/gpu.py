@@ -77,8 +77,14 @@ def _measure(host: Host, record: Record, case: Case, budget: Budget) -> Outcome:
         answer: Answer = host.ask(case, limit - (budget.spent - begun))
     except (Late, Gone, CannotMeasure) as error:
         host.stop()
-        taken = budget.spent - begun
-        return Outcome(name=case.name, case=case, status="failed", reason=str(error), seconds=taken)
+        is_cut = isinstance(error, Late) and not budget.left
+        return Outcome(
+            name=case.name,
+            case=case,
+            status="skipped" if is_cut else "failed",
+            reason=f"out of time: {error}" if is_cut else str(error),
+            seconds=budget.spent - begun,
+        )
     record.clocks = [*record.clocks[:1], answer.clocks]
     if answer.is_broken:
         host.stop()

@@ -57,8 +57,8 @@ def _check_attention(device: torch.device, scale: Scale, generator: torch.Genera
             torch.randn(sum(each), heads, D, device=device, generator=generator).to(dtype)
             for each, heads in ((lengths, H), (kv_lengths, K), (kv_lengths, K))
         )
-        exact = [each.double() for each in (q_THD, k_SKD, v_SKD)]
-        wanted = attend(*exact, Segments(lengths, kv_lengths, causal, "plain"))
+        plain = Segments(lengths, kv_lengths, causal, "plain")
+        wanted = attend(q_THD.double(), k_SKD.double(), v_SKD.double(), plain)
         for backend in get_args(Backend):
             kind = "causal" if causal else "whole"
             found = attend(q_THD, k_SKD, v_SKD, Segments(lengths, kv_lengths, causal, backend))

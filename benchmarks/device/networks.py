@@ -6,11 +6,12 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
 
 from benchmarks.device.plan import Model, Precision, Scale
 from benchmarks.sizes import TOYS
 from model.checkpoint import build, build_random, read_config
+from model.errors import UnusableQuantization
+from model.quantize import Scheme, check_scheme, quantize, stored_bytes
 from model.registry import LoadableFamily, resolve
 
 
@@ -69,14 +70,18 @@ class Networks:
         return TOYS[model] if self._scale.size == "toy" else read_config(resolve(model))
 
     def _build(self, model: Model, precision: Precision) -> Network:
-        if precision == "fp8":
-            raise Unavailable("fp8 is not there yet")
         begun = perf_counter()
-        dtype = getattr(torch, precision)
+        scheme: Scheme = "fp8" if precision == "fp8" else "none"
+        dtype = getattr(torch, self._scale.precision if scheme == "fp8" else precision)
+        try:
+            check_scheme(scheme, self.device, dtype)
+        except UnusableQuantization as error:
+            raise Unavailable(str(error)) from error
         family = build_random(self.config(model), seed=self._seed, device=self.device, dtype=dtype)
+        quantize(family.module, scheme)
         return Network(
             family=family,
-            weight_bytes=weight_bytes(family.module),
+            weight_bytes=stored_bytes(family.module),
             build_seconds=perf_counter() - begun,
         )
 
@@ -105,8 +110,3 @@ def densely_bridged(bridged: LoadableFamily, config: dict[str, Any], seed: int) 
     dense.module.load_state_dict(weights, assign=True)
     dense.module.requires_grad_(False).eval()
     return dense
-
-
-def weight_bytes(module: nn.Module) -> int:
-    """Return the memory that a module's weights take."""
-    return sum(weight.nbytes for weight in (*module.parameters(), *module.buffers()))

@@ -1,6 +1,6 @@
 """What is measured on a device, as data: cases in the order of their worth, and how long each may take."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, get_args
@@ -12,9 +12,11 @@ Mode = Literal["eager", "compiled", "graphed"]
 Precision = Literal["float32", "bfloat16", "fp8"]
 Size = Literal["full", "toy"]
 
+KINDS: tuple[Kind, ...] = get_args(Kind)
 MODELS: tuple[Model, ...] = get_args(Model)
 MODES: tuple[Mode, ...] = ("eager", "graphed", "compiled")
-BRANCHES = {"generate": 2, "edit": 3}
+TASKS: tuple[Task, ...] = get_args(Task)
+BRANCHES: dict[Task, int] = {"generate": 2, "edit": 3}
 MIXED = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.75), (0.5, 0.5))
 """Width and height of the pictures of a batch, as shares of the side."""
 PATIENCE = 6.0
@@ -32,7 +34,7 @@ class Scale:
         prompt_tokens: Words of each guidance branch; images come on top.
         precision: Of the weights, unless a case says otherwise.
         repeats: Timed runs of a case, at most.
-        measure_seconds: After which no further run of a case begins; three there are in any case.
+        measure_seconds: After which no further run of a case begins; one there is in any case.
         settle_seconds: Of work before the first timing, so that clocks are up.
         matmul_side: Of the largest square product.
         copy_bytes: Of the large copy.
@@ -67,7 +69,7 @@ FULL = Scale(
     prompt_tokens=256,
     precision="bfloat16",
     repeats=7,
-    measure_seconds=4.0,
+    measure_seconds=11.0,
     settle_seconds=1.0,
     matmul_side=8192,
     copy_bytes=2**31,
@@ -80,7 +82,7 @@ FULL = Scale(
 )
 TOY = Scale(
     size="toy",
-    sides=(64, 32),
+    sides=(32, 16),
     num_steps={"hbridge": 3, "omnigen2": 3},
     prompt_tokens=12,
     precision="float32",
@@ -144,45 +146,52 @@ class Case:
 def make_plan(scale: Scale) -> list[Case]:
     """Return all cases, the one that would be missed most first.
 
-    Nothing counts on a device whose kernels are wrong, nor without its ceilings. Then come the goals, the
-    steps of all requests as they are served, what the design saves, what surrounds the steps, lower
-    precision; compiled steps last, since to compile takes longest.
+    Nothing counts on a device whose kernels are wrong, nor without its ceilings. Then come whole pictures, of
+    which the goals speak, the steps of single requests, what the design saves, and what surrounds the steps;
+    then the compiler, lower precision and packed requests, and at last all combinations that are left.
     """
-    cases = dict.fromkeys(replace(each, expected_seconds=_expected(each, scale)) for each in _cases(scale))
-    return list(cases)
+    ordered = dict.fromkeys(replace(each, expected_seconds=_expected(each, scale)) for each in _cases(scale))
+    return list(ordered)
 
 
 def _cases(scale: Scale) -> Iterator[Case]:
-    side, precision = scale.sides[0], scale.precision
-    yield Case(kind="checks", precision=precision)
-    yield Case(kind="ceilings", precision=precision)
-    of_goals = [
-        Case(kind="denoise", model=model, side=side, mode=mode, precision=precision)
-        for mode, model in product(MODES, MODELS)
-    ]
-    yield from (each for each in of_goals if each.mode != "compiled")
-    steps = [
-        Case(kind="step", model=model, task=task, side=side, batch=batch, mode=mode, precision=precision)
-        for batch, side, task, model, mode in product(
-            (1, 4), scale.sides, BRANCHES, MODELS, ("eager", "graphed")
-        )
-    ]
+    side, own = scale.sides[0], scale.precision
+    yield Case(kind="checks", precision=own)
+    yield Case(kind="ceilings", precision=own)
+    yield from _pictures(side, ("eager", "graphed"), own)
+    steps = list(_steps(scale))
+    served = [each for each in steps if each.precision == own and each.mode != "compiled"]
+    yield from (each for each in served if each.batch == 1)
+    yield Case(kind="dense", model="hbridge", side=side, precision=own)
+    for task in TASKS:
+        yield Case(kind="kept", model="hbridge", task=task, side=scale.sides[-1], precision=own)
+    for side_, model in product(scale.sides, MODELS):
+        for task in TASKS:
+            yield Case(kind="prefill", model=model, task=task, side=side_, precision=own)
+        yield Case(kind="decode", model=model, side=side_, precision=own)
+        yield Case(kind="encode", model=model, task="edit", side=side_, precision=own)
+    yield from _pictures(side, ("compiled",), own)
+    yield from _pictures(side, ("graphed",), "fp8")
+    yield from (each for each in served if each.mode == "graphed")
+    yield from (each for each in steps if each.precision == "fp8" and each.mode == "graphed")
+    yield from served
+    yield from (each for each in steps if each.batch == 1)
     yield from steps
-    yield Case(kind="dense", model="hbridge", side=side, precision=precision)
-    for task in BRANCHES:
-        yield Case(kind="kept", model="hbridge", task=task, side=scale.sides[-1], precision=precision)
-    yield Case(kind="denoise", model="hbridge", side=side, mode="graphed", precision="fp8")
-    for kind, each_side, model in product(("prefill", "decode", "encode"), scale.sides, MODELS):
-        for task in BRANCHES if kind == "prefill" else ("edit" if kind == "encode" else "generate",):
-            yield Case(kind=kind, model=model, task=task, side=each_side, precision=precision)
-    for case in steps:
-        if case.batch == 1 or case.mode == "graphed":
-            yield replace(case, precision="fp8")
-    yield from (each for each in of_goals if each.mode == "compiled")
-    for case in steps:
-        if case.mode == "eager" and case.batch == 1:
-            yield replace(case, mode="compiled")
-            yield replace(case, mode="compiled", precision="fp8")
+
+
+def _pictures(side: int, modes: Sequence[Mode], precision: Precision) -> Iterator[Case]:
+    for mode, model in product(modes, MODELS):
+        yield Case(kind="denoise", model=model, side=side, mode=mode, precision=precision)
+
+
+def _steps(scale: Scale) -> Iterator[Case]:
+    """Return every step there is: each workload in each mode and precision."""
+    precisions: tuple[Precision, ...] = (scale.precision, "fp8")
+    workloads = product((1, 4), scale.sides, TASKS, MODELS)
+    for (batch, side, task, model), precision, mode in product(workloads, precisions, MODES):
+        yield Case(
+            kind="step", model=model, task=task, side=side, batch=batch, mode=mode, precision=precision
+        )
 
 
 def _expected(case: Case, scale: Scale) -> float:

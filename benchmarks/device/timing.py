@@ -9,7 +9,6 @@ import torch
 from benchmarks.clock import quantile
 from benchmarks.device.record import Clocks, Times
 
-LEAST_REPEATS = 3
 FLUSH_BYTES = 2**28
 """More than any cache of a device holds."""
 
@@ -20,7 +19,7 @@ class Timer:
     Args:
         device: What the work runs on.
         repeats: Timed runs, at most.
-        seconds: After which no further run begins, once there are three.
+        seconds: After which no further run begins.
     """
 
     def __init__(self, device: torch.device, *, repeats: int, seconds: float) -> None:
@@ -56,7 +55,7 @@ class Timer:
         taken: dict[str, list[float]] = {name: [] for name in ways}
         begun = perf_counter()
         for index in range(self._repeats):
-            if index >= LEAST_REPEATS and perf_counter() - begun > self._seconds:
+            if index and perf_counter() - begun > self._seconds:
                 break
             for name, work in ways.items():
                 scratch.fill_(index)
@@ -70,14 +69,14 @@ class Timer:
             for _ in range(calls):
                 work()
             return perf_counter() - begun
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize(self.device)
         start.record()
         for _ in range(calls):
             work()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) / 1000
+        return float(start.elapsed_time(end)) / 1000
 
 
 def summary(seconds: list[float]) -> Times:

@@ -3,12 +3,12 @@
 It keeps no time and writes nothing; whatever a case raises is an answer too.
 """
 
-import gc
 import platform
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -96,14 +96,16 @@ def answer_cases(line: Connection, device: Any, make_bench: Callable[[], "Bench"
         outcome = attempt(measure, case)
         if outcome.status == "failed" and bench is not None:
             bench.networks.clear()
-        gc.collect()
         try:
             synchronize(device)
         except RuntimeError as error:
             broken = replace(outcome, status="failed", reason=outcome.reason or told(error))
             line.send(Answer(outcome=broken, clocks=Clocks(), is_broken=True))
             return
-        line.send(Answer(outcome=outcome, clocks=read_clocks(device)))
+        try:
+            line.send(Answer(outcome=outcome, clocks=read_clocks(device)))
+        except OSError:  # who asked has stopped waiting
+            return
 
 
 def attempt(measure: Callable[[Case], Outcome], case: Case) -> Outcome:
@@ -158,8 +160,7 @@ def _version(package: str) -> str | None:
 def _driver() -> str | None:
     """Ask the driver its version, through the library that also tells the clocks."""
     try:
-        import pynvml  # noqa: PLC0415
-
+        pynvml = import_module("pynvml")
         pynvml.nvmlInit()
         return str(pynvml.nvmlSystemGetDriverVersion())
     except Exception:  # it is only said
