@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from benchmarks.device.plan import Case, Size
 
@@ -191,6 +191,8 @@ class Record:
         clocks: Before the first case and after the last.
     """
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
     command: str
     commit: str
     date: str
@@ -241,8 +243,3 @@ def best_rate(outcomes: Sequence[Outcome], prefix: str) -> float | None:
         if rate.is_ceiling and rate.name.startswith(prefix)
     ]
     return max(rates, default=None)
-
-
-def plain(value: Any) -> Any:
-    """Return a dataclass as JSON would give it back."""
-    return json.loads(json.dumps(asdict(value)))
