@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.attention import Segments, attend
+from model.attention import Segments, attend_joined, join
+from model.bounds import Bounds
 from model.hbridge.config import HBridgeConfig
-from model.layers import RMSNorm, interleave
+from model.kernels.head_rotation import norm_rotate_half
+from model.layers import RMSNorm
 from model.omnigen2.blocks import Attention
-from model.rope import rotate_half
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +22,14 @@ class BridgeStream:
     """What all bridged layers of one call share.
 
     Attributes:
-        segments: Each row's generation tokens see its understanding tokens and then themselves.
-        und_lengths: Understanding tokens of each row.
+        segments: Each row's generation tokens see its understanding tokens, which lie apart, and then
+            themselves.
         cos_TD: Rotation table of the generation tokens; sin_TD likewise.
     """
 
-    segments: Segments
-    und_lengths: tuple[int, ...]
+    segments: Segments | Bounds
     cos_TD: Tensor
     sin_TD: Tensor
-
-    def join(self, und_UKD: Tensor, gen_TKD: Tensor) -> Tensor:
-        """Lay both sides' keys or values side by side, row by row: [S, K, D]."""
-        return interleave((und_UKD.to(gen_TKD.dtype), self.und_lengths), (gen_TKD, self.segments.q_lengths))
 
 
 class Bridge(nn.Module):
@@ -65,8 +61,8 @@ class Bridge(nn.Module):
                 (self.q_linear, self.k_linear, self.v_linear), attention.project(u_Th), strict=True
             )
         )
-        q_THD = rotate_half(self.norm_q(q_THD), stream.cos_TD, stream.sin_TD)
-        k_TKD = rotate_half(self.norm_k(k_TKD), stream.cos_TD, stream.sin_TD)
+        q_THD = norm_rotate_half(self.norm_q, q_THD, stream.cos_TD, stream.sin_TD)
+        k_TKD = norm_rotate_half(self.norm_k, k_TKD, stream.cos_TD, stream.sin_TD)
         return q_THD, k_TKD, v_TKD
 
     def forward(
@@ -81,8 +77,8 @@ class Bridge(nn.Module):
             und_UKD: The understanding layer's keys and values.
         """
         q_THD, k_TKD, v_TKD = self.project(attention, u_Th, stream)
-        k_SKD, v_SKD = stream.join(und_UKD[0], k_TKD), stream.join(und_UKD[1], v_TKD)
-        mixed_Th = self.o_linear(attend(q_THD, k_SKD, v_SKD, stream.segments).flatten(1))
+        before = und_UKD[0].to(k_TKD.dtype), und_UKD[1].to(v_TKD.dtype)
+        mixed_Th = self.o_linear(attend_joined(q_THD, (k_TKD, v_TKD), before, stream.segments).flatten(1))
         out_Th: Tensor = attention.to_out[0](mixed_Th)
         return out_Th
 
@@ -94,12 +90,15 @@ class Bridge(nn.Module):
 
         Computed plainly, row by row: for logs, not for use in every step.
         """
+        segments = stream.segments
+        assert isinstance(segments, Segments), "rows must be known one by one"
         q_THD, k_TKD, _ = self.project(attention, u_Th, stream)
-        k_SKD = stream.join(und_UKD[0], k_TKD).repeat_interleave(q_THD.shape[1] // k_TKD.shape[1], 1)
-        queries = torch.split(q_THD.float(), list(stream.segments.q_lengths))
-        keys = torch.split(k_SKD.float(), list(stream.segments.kv_lengths))
+        k_SKD = join(und_UKD[0].to(k_TKD.dtype), k_TKD, segments)
+        k_SHD = k_SKD.repeat_interleave(q_THD.shape[1] // k_TKD.shape[1], 1)
+        queries = torch.split(q_THD.float(), list(segments.q_lengths))
+        keys = torch.split(k_SHD.float(), list(segments.kv_lengths))
         masses = []
-        for q_LHD, k_NHD, num_und in zip(queries, keys, stream.und_lengths, strict=True):
+        for q_LHD, k_NHD, num_und in zip(queries, keys, segments.before_lengths, strict=True):
             scores_HLN = torch.einsum("lhd,nhd->hln", q_LHD, k_NHD) * self.head_dim**-0.5
             masses.append(scores_HLN.softmax(-1)[..., :num_und].sum(-1).mean())
         return torch.stack(masses).mean()

@@ -204,6 +204,6 @@ def _bridge_stream(
     table = mrope_table(ids_T3.to(device), und.mrope_section, und.rope_theta)
     lengths = tuple(map(sum, row_lengths(images, srt[0])))
     kv_lengths = tuple(map(sum, zip(und_lengths, lengths, strict=True)))
-    segments = Segments(lengths, kv_lengths, backend=backend)
+    segments = Segments(lengths, kv_lengths, backend=backend, before_lengths=und_lengths)
     cos_TD, sin_TD = (each.to(dtype) for each in table)
-    return BridgeStream(segments, und_lengths, cos_TD, sin_TD)
+    return BridgeStream(segments, cos_TD, sin_TD)
