@@ -1,4 +1,4 @@
-"""The commands `hbridge bench load`, `hbridge bench engine` and `hbridge bench drill`."""
+"""The commands `hbridge bench load`, `engine`, `drill`, `gpu` and `report`."""
 
 import asyncio
 from collections.abc import Iterator
@@ -13,8 +13,10 @@ from rich.console import Console
 from benchmarks import drill as drilling
 from benchmarks import figure as figures
 from benchmarks.engine import Counts, measure_engine
+from benchmarks.gpu import main as gpu
 from benchmarks.load import Arrivals, Campaign, Mix, run_campaign
 from benchmarks.local_server import LocalServer
+from benchmarks.report import main as report
 from model.checkpoint import weights_hash
 from service.terminal import settings_with, users_faults
 from training.record import invoked, write_record
@@ -25,6 +27,8 @@ SHARES = (0.5, 1.0, 2.0)
 MAX_PAUSE_SECONDS = 1.0
 
 app = typer.Typer(help="Measure the service on this machine.", no_args_is_help=True)
+app.command("gpu")(gpu)
+app.command("report")(report)
 screen = Console(stderr=True)
 
 

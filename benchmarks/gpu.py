@@ -152,7 +152,7 @@ def main(
     for each in (ceilings_table(record), goals_table(record)):
         Console().print(each)
     Console().print(*summary(record), f"written to {path}", sep="\n", soft_wrap=True, highlight=False)
-    if record.failed_checks or any(each.status == "failed" for each in record.cases):
+    if not record.is_right:
         raise typer.Exit(1)
 
 

@@ -4,12 +4,15 @@ A datasheet's rate is a lead, and a share of it says little: all rates are of th
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks.device.record import Rate
 from benchmarks.device.timing import Timer
+from model.attention import Segments, attend
+from model.backend_choice import Heads, available
 
 Shape = tuple[int, int, int]
 Product = Callable[[], Tensor]
@@ -41,6 +44,31 @@ def measure_ceilings(
             if has_float8(timer.device):
                 yield _rate(timer, "fp8", shape, _scaled(timer.device, shape), is_ceiling)
     yield _copy(timer, copy_bytes)
+
+
+def measure_attention(
+    timer: Timer, dtype: torch.dtype, heads: Heads, lengths: tuple[int, ...]
+) -> Iterator[Rate]:
+    """Time every attention backend that there is on these segments; "plain" takes too much memory."""
+    H, K, D = heads.num_heads, heads.num_key_heads, heads.head_dim
+    q_THD, k_TKD, v_TKD = (
+        torch.randn(sum(lengths), num, D, device=timer.device).to(dtype) for num in (H, K, K)
+    )
+    for backend in available(timer.device, dtype):
+        if backend == "plain":
+            continue
+        segments = Segments.own(lengths, backend=backend)
+        try:
+            times = timer.measure(partial(attend, q_THD, k_TKD, v_TKD, segments), inner=INNER)
+        except RuntimeError:  # the checks say so
+            continue
+        yield Rate(
+            name=f"attention {backend} {H}/{K}x{D} of {'+'.join(map(str, lengths))}",
+            unit="operations",
+            per_second=4 * H * D * sum(length**2 for length in lengths) / times.median,
+            seconds=times,
+            is_ceiling=False,
+        )
 
 
 def _rate(timer: Timer, name: str, shape: Shape, product: Product, is_ceiling: bool) -> Rate:

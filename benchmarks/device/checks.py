@@ -1,29 +1,24 @@
-"""Whether what is fast is right: every attention backend and kernel, and a small network, on this device.
+"""Whether what is fast is right: every kernel and attention backend, and a small network, on this device.
 
-Inputs are drawn anew for every run. What is compared with is the plain way in double precision.
-
-Shapes: T packed query positions, S packed key positions, H query heads, K key heads, D head dim.
+Inputs are drawn anew for every run. What is compared with is the plain way in higher precision.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from benchmarks.device.plan import Scale
 from benchmarks.device.record import Check
-from model.attention import Backend, Segments, attend
+from model.attention import BACKENDS
+from model.backend_choice import BOUNDS as BACKEND_BOUNDS
+from model.backend_choice import problem
 from model.checkpoint import load
 from model.family import Row, Size
+from model.kernels.check import DTYPES, check_all
 from model.prompt import Prompt
 
 MODEL = "hbridge-tiny"
-BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
 NETWORK_BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
-HEADS = {"full": ((21, 7, 120), (28, 4, 128)), "toy": ((4, 2, 12), (4, 2, 16))}
-LENGTHS = {"full": (1040, 272, 17), "toy": (20, 7, 1)}
-CONTEXT = {"full": 320, "toy": 9}
 
 
 def distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
@@ -40,32 +35,34 @@ def compared(name: str, found: Sequence[Tensor], wanted: Sequence[Tensor], bound
     return Check(name=name, error=error, bound=bound, passed=error <= bound)
 
 
-def run_checks(device: torch.device, scale: Scale, seed: int) -> Iterator[Check]:
+def run_checks(device: torch.device, seed: int) -> Iterator[Check]:
     """Check attention, kernels and the shipped network on a device."""
-    generator = torch.Generator(device).manual_seed(seed)
-    yield from _check_attention(device, scale, generator)
-    yield from _check_network(device, scale, seed)
+    torch.manual_seed(seed)
+    yield from _check_kernels(device)
+    yield from _check_network(device, seed)
 
 
-def _check_attention(device: torch.device, scale: Scale, generator: torch.Generator) -> Iterator[Check]:
-    """Compare every backend with matrices in float64, for both experts' heads, causal or with a context."""
-    dtype = getattr(torch, scale.precision)
-    lengths, context = LENGTHS[scale.size], CONTEXT[scale.size]
-    for (H, K, D), causal in ((heads, causal) for heads in HEADS[scale.size] for causal in (False, True)):
-        kv_lengths = lengths if causal else tuple(length + context for length in lengths)
-        q_THD, k_SKD, v_SKD = (
-            torch.randn(sum(each), heads, D, device=device, generator=generator).to(dtype)
-            for each, heads in ((lengths, H), (kv_lengths, K), (kv_lengths, K))
-        )
-        plain = Segments(lengths, kv_lengths, causal, "plain")
-        wanted = attend(q_THD.double(), k_SKD.double(), v_SKD.double(), plain)
-        for backend in get_args(Backend):
-            kind = "causal" if causal else "whole"
-            found = attend(q_THD, k_SKD, v_SKD, Segments(lengths, kv_lengths, causal, backend))
-            yield compared(f"attention {backend} {kind} {H}/{K}x{D}", [found], [wanted], BOUNDS[dtype])
+def _check_kernels(device: torch.device) -> Iterator[Check]:
+    """Compare every kernel and every attention backend with its plain twin; say which cannot be used here."""
+    for dtype in DTYPES:
+        name = str(dtype).removeprefix("torch.")
+        for backend in BACKENDS:
+            if reason := problem(backend, device, dtype):
+                bound = BACKEND_BOUNDS[dtype]
+                yield Check(
+                    name=f"attend {backend} {name}", error=None, bound=bound, passed=None, reason=reason
+                )
+        try:
+            checked = check_all(device, (dtype,))
+        except Exception as error:  # a library may fail in any way, and the rest is still to be seen
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            yield Check(name=f"kernels {name}", error=None, bound=0.0, passed=False, reason=reason)
+            continue
+        for each in checked:
+            yield Check(name=f"{each.name} {each.dtype}", error=each.error, bound=each.bound, passed=each.ok)
 
 
-def _check_network(device: torch.device, scale: Scale, seed: int) -> Iterator[Check]:
+def _check_network(device: torch.device, seed: int) -> Iterator[Check]:
     """Compare the shipped checkpoint on the device with itself on the processor in float32."""
     wanted = _velocities(torch.device("cpu"), torch.float32, seed)
     for dtype in (torch.float32, torch.bfloat16):

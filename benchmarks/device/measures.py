@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from benchmarks.device.ceilings import Shape, measure_ceilings
+from benchmarks.device.ceilings import measure_attention, measure_ceilings
 from benchmarks.device.checks import compared, distance, run_checks
 from benchmarks.device.gaps import measure_gaps
 from benchmarks.device.networks import Network, Networks, densely_bridged
@@ -17,6 +17,7 @@ from benchmarks.device.record import Check, Outcome, Timed, Times
 from benchmarks.device.steps import make_step
 from benchmarks.device.timing import Timer, settle
 from benchmarks.device.workload import Workload
+from model.backend_choice import Heads
 from model.family import Family, Row
 from model.hbridge.config import HBridgeConfig
 
@@ -58,18 +59,31 @@ class Bench:
 
     def checks(self, case: Case) -> Outcome:
         """Compare everything that is fast with what is plain."""
-        checks = run_checks(self.device, self.scale, self.seed)
+        checks = run_checks(self.device, self.seed)
         return Outcome(name=case.name, case=case, status="measured", checks=tuple(checks))
 
     def ceilings(self, case: Case) -> Outcome:
         """Measure what the device can do at its best."""
-        rates = measure_ceilings(
-            self.timer,
+        dtype, config = (
             getattr(torch, case.precision),
-            side=self.scale.matmul_side,
-            own=self._own_shapes(),
-            copy_bytes=self.scale.copy_bytes,
+            HBridgeConfig.from_dict(self.networks.config("hbridge")),
         )
+        tokens = (self.scale.sides[0] // config.size_step) ** 2
+        rates = list(
+            measure_ceilings(
+                self.timer,
+                dtype,
+                side=self.scale.matmul_side,
+                own=[(2 * tokens, *widths) for widths in layer_widths(config)],
+                copy_bytes=self.scale.copy_bytes,
+            )
+        )
+        gen, und = config.generation, config.understanding
+        for heads in (
+            Heads(gen.num_attention_heads, gen.num_kv_heads, gen.head_dim),
+            Heads(und.num_attention_heads, und.num_key_value_heads, und.head_dim),
+        ):
+            rates += measure_attention(self.timer, dtype, heads, (tokens, tokens))
         return Outcome(name=case.name, case=case, status="measured", rates=tuple(rates))
 
     def step(self, case: Case) -> Outcome:
@@ -210,21 +224,6 @@ class Bench:
         name = f"{case.name} against eager {self.scale.precision}"
         return (compared(name, velocities, wanted, BOUNDS[case.precision]),)
 
-    def _own_shapes(self) -> list[Shape]:
-        """Return the products of a bridged generation layer, at the tokens of a guided step."""
-        config = HBridgeConfig.from_dict(self.networks.config("hbridge"))
-        gen, und = config.generation, config.understanding
-        tokens = 2 * (self.scale.sides[0] // config.size_step) ** 2
-        widths = (
-            (gen.hidden_size, gen.hidden_size),
-            (gen.hidden_size, gen.kv_width),
-            (gen.hidden_size, gen.ffn_width),
-            (gen.ffn_width, gen.hidden_size),
-            (gen.hidden_size, und.hidden_size),
-            (und.hidden_size, gen.hidden_size),
-        )
-        return [(tokens, *each) for each in widths]
-
     def _timed(self, network: Network, times: Times, amount: "Amount") -> Timed:
         return Timed(
             seconds=times,
@@ -268,6 +267,19 @@ class Amount:
             tokens=sum(map(_num_patches, latents)),
             operations=steps * family.flops.velocity(rows),
         )
+
+
+def layer_widths(config: HBridgeConfig) -> list[tuple[int, int]]:
+    """Return the inner and outer widths of the large products in a bridged generation layer."""
+    gen, und = config.generation, config.understanding
+    return [
+        (gen.hidden_size, gen.hidden_size),
+        (gen.hidden_size, gen.kv_width),
+        (gen.hidden_size, gen.ffn_width),
+        (gen.ffn_width, gen.hidden_size),
+        (gen.hidden_size, und.hidden_size),
+        (und.hidden_size, gen.hidden_size),
+    ]
 
 
 def measured(case: Case, timed: Timed, checks: tuple[Check, ...] = ()) -> Outcome:

@@ -215,6 +215,11 @@ class Record:
         """All that did not pass."""
         return [check for each in self.cases for check in each.checks if check.passed is False]
 
+    @property
+    def is_right(self) -> bool:
+        """Whether every check that could run has passed, and nothing went wrong."""
+        return not self.failed_checks and all(each.status != "failed" for each in self.cases)
+
     def write(self, path: Path) -> None:
         """Write it as JSON; a run that is cut off while it writes leaves the file of before."""
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,9 +56,6 @@ def work(line: Connection, size: Size, device_name: str, seed: int, command: str
         return
     import torch  # noqa: PLC0415 - what is missing must be said before it is imported
 
-    from benchmarks.device.measures import Bench  # noqa: PLC0415
-    from training.record import circumstances  # noqa: PLC0415
-
     is_cuda = torch.cuda.is_available() if device_name == "auto" else device_name.startswith("cuda")
     if is_cuda and not torch.cuda.is_available():
         line.send(Introduction(problem=f"device {device_name} is not usable here; --toy runs on a CPU"))
@@ -67,6 +64,9 @@ def work(line: Connection, size: Size, device_name: str, seed: int, command: str
         line.send(Introduction(problem="no CUDA device is here; --toy runs on a CPU"))
         return
     device = torch.device(("cuda" if device_name == "auto" else device_name) if is_cuda else "cpu")
+    from benchmarks.device.measures import Bench  # noqa: PLC0415
+    from training.record import circumstances  # noqa: PLC0415
+
     line.send(Introduction(circumstances=circumstances(command), hardware=describe(device)))
     answer_cases(line, device, partial(Bench, device, size, seed))
 

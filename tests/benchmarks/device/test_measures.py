@@ -18,12 +18,12 @@ def bench() -> Bench:
     return Bench(torch.device("cpu"), "toy", seed=7)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "checks"])
 def test_every_kind_of_case_is_measured(bench: Bench, kind: Kind) -> None:
     outcome = bench.measure(FIRST[kind])
     assert outcome.status == "measured"
     assert outcome.name == FIRST[kind].name
-    assert (outcome.timed is None) == (kind in ("checks", "ceilings"))
+    assert (outcome.timed is None) == (kind == "ceilings")
     assert all(check.passed is not False for check in outcome.checks)
     if outcome.timed:
         timed = outcome.timed

@@ -35,11 +35,18 @@ def test_what_is_not_as_declared_is_refused(
 
 
 def test_checks_that_did_not_run_have_not_failed(record: Record) -> None:
+    record.cases = [each for each in record.cases if each.status != "failed"]
     assert record.failed_checks == []
+    assert record.is_right
     wrong = Check(name="wrong", error=float("inf"), bound=1e-2, passed=False)
     case = Case(kind="checks")
     record.cases.append(Outcome(name=case.name, case=case, status="measured", checks=(wrong,)))
     assert record.failed_checks == [wrong]
+    assert not record.is_right
+
+
+def test_a_case_that_failed_is_not_right(record: Record) -> None:
+    assert not record.is_right
 
 
 def test_the_best_rate_is_of_ceilings_of_that_name_alone() -> None:
