@@ -26,7 +26,7 @@ BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-3, torch.b
 TIMED_SECONDS = 0.05
 MODULES = {
     "cudnn": ("torch.backends.cudnn", ""),
-    "varlen": ("torch.nn.attention.varlen", "it comes with newer releases of PyTorch"),
+    "varlen": ("torch.nn.attention.varlen", ""),
     "xformers": ("xformers.ops", "install hbridge[gpu]"),
     "triton": ("triton", "install hbridge[gpu]"),
 }

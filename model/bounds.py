@@ -3,7 +3,6 @@
 Shapes: T packed query positions, S packed key positions, B segments.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -47,16 +46,19 @@ def starts(lengths: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device)
 
 
-def padded_starts(lengths: Sequence[int], num_rows: int, end: int) -> Tensor:
+@lru_cache(maxsize=KEPT)
+@torch.inference_mode(mode=False)
+def padded_starts(lengths: tuple[int, ...], num_rows: int, end: int, device: torch.device) -> Tensor:
     """Return the starts of these segments, of one that holds the padding up to the end, and of empty ones.
 
     Args:
         lengths: Of real segments.
         num_rows: Most real segments: the result has room for as many, and for the padding: [num_rows + 2].
         end: Positions with padding.
+        device: Where to put it.
     """
     known = [0, *accumulate(lengths)]
-    return torch.tensor(known + [end] * (num_rows + 2 - len(known)), dtype=torch.int32)
+    return torch.tensor(known + [end] * (num_rows + 2 - len(known)), dtype=torch.int32).to(device)
 
 
 def segment_of(starts_B: Tensor, num_positions: int) -> Tensor:

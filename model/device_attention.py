@@ -5,17 +5,20 @@ K key heads, D head dim.
 """
 
 import inspect
-from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 from model.bounds import Bounds, segment_of
 
 Keys = tuple[Tensor, Tensor, Tensor]
 """Keys [S, K, D], values, and where each segment's begin: int32 [B + 1]."""
+
+ASKS_FOR_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+"""Whether grouped heads have to be asked for; in earlier releases they were taken as they came."""
 
 
 def masked(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, bounds: Bounds) -> Tensor:
@@ -52,23 +55,12 @@ def _attend_where(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, seen_TS: Tensor) 
 
 def varlen(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, bounds: Bounds) -> Tensor:
     """Attend by PyTorch's flash attention over packed sequences; its causal mask ends at the last key."""
-    # Not in the first releases that we take; importing it costs what most starts do not need.
-    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
-
     named: dict[str, Any] = {"window_size": (-1, 0)} if bounds.causal else {}
-    if q_THD.shape[1] != k_SKD.shape[1] and _knows_groups():
+    if ASKS_FOR_GROUPS and q_THD.shape[1] != k_SKD.shape[1]:
         named["enable_gqa"] = True
     starts = bounds.q_starts_B, bounds.kv_starts_B
     out = varlen_attn(q_THD, k_SKD, v_SKD, *starts, bounds.max_q, bounds.max_kv, **named)
     return cast(Tensor, out)
-
-
-@cache
-def _knows_groups() -> bool:
-    """Say whether grouped heads have to be asked for; before, they were taken as they came."""
-    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - as above
-
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def xformers(

@@ -10,7 +10,7 @@ def test_starts_are_where_segments_begin_and_the_last_ends() -> None:
 
 
 def test_padding_is_a_segment_of_its_own_and_all_others_are_empty() -> None:
-    at = padded_starts((3, 2), 4, 8)
+    at = padded_starts((3, 2), 4, 8, CPU)
     assert at.diff().tolist() == [3, 2, 3, 0, 0]
 
 

@@ -36,7 +36,7 @@ def test_nobody_sees_padding() -> None:
         q, own, before = draw(16, 6), (draw(16, 2), draw(16, 2) + 1), (draw(13, 2), draw(13, 2) + 1)
         for tensor, end in ((q, 12), *((each, 12) for each in own), *((each, 11) for each in before)):
             tensor[end:] = padding
-        at, apart = padded_starts(LENGTHS, 4, 16), padded_starts(APART, 4, 11)
+        at, apart = padded_starts(LENGTHS, 4, 16, CPU), padded_starts(APART, 4, 11, CPU)
         bounds = Bounds(at, at, 16, 16, before_starts_B=apart)
         results.append(attend_joined(q, own, before, bounds)[:12])
     assert torch.equal(*results)

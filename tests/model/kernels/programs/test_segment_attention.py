@@ -61,7 +61,7 @@ def test_every_layout_of_as_many_tokens_is_one_launch_and_padding_is_seen_by_nob
     for padding in (1.0, -9.0):
         for tensor in (q, k, v):
             tensor[150:] = padding
-        at = padded_starts((100, 50), 4, 200)
+        at = padded_starts((100, 50), 4, 200, CPU)
         results.append(program.attend_segments(q, at, (k, v, at))[:150])
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
     at = starts((100, 50), CPU)
