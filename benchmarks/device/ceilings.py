@@ -5,19 +5,23 @@ A datasheet's rate is a lead, and a share of it says little: all rates are of th
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import cycle
 
 import torch
 from torch import Tensor
 
 from benchmarks.device.record import Rate
 from benchmarks.device.timing import Timer
-from model.attention import Segments, attend
-from model.backend_choice import Heads, available
+from model.attention import Heads, Segments, attend
+from model.backend_choice import available
 
 Shape = tuple[int, int, int]
 Product = Callable[[], Tensor]
 INNER = 10
 MULTIPLE = 16
+CACHE_BYTES = 2**28
+"""More than the cache of a device holds."""
+MAX_WEIGHTS = 8
 FLOAT8 = torch.float8_e4m3fn
 
 
@@ -86,8 +90,15 @@ def _rate(timer: Timer, name: str, shape: Shape, product: Product, is_ceiling: b
 def _plain(device: torch.device, dtype: torch.dtype, shape: Shape) -> Product:
     rows, inner, columns = shape
     a = torch.randn(rows, inner, device=device).to(dtype)
-    b = torch.randn(columns, inner, device=device).to(dtype)
-    return lambda: a @ b.T
+    weights = _in_turns(
+        columns * inner * dtype.itemsize, lambda: torch.randn(columns, inner, device=device).to(dtype)
+    )
+    return lambda: a @ next(weights).T
+
+
+def _in_turns(num_bytes: int, draw: Callable[[], Tensor]) -> Iterator[Tensor]:
+    """Go round and round through as many weights as no cache holds: in a network they are never there."""
+    return cycle([draw() for _ in range(min(MAX_WEIGHTS, -(-CACHE_BYTES // num_bytes)))])
 
 
 def has_float8(device: torch.device) -> bool:
@@ -99,11 +110,14 @@ def _scaled(device: torch.device, shape: Shape) -> Product:
     """Return a product of float8 numbers with a scale for each row, widths padded to what it demands."""
     rows, *widths = shape
     inner, columns = (-(-width // MULTIPLE) * MULTIPLE for width in widths)
-    a, b = (torch.randn(each, inner, device=device).to(FLOAT8) for each in (rows, columns))
+    a = torch.randn(rows, inner, device=device).to(FLOAT8)
+    weights = _in_turns(columns * inner, lambda: torch.randn(columns, inner, device=device).to(FLOAT8))
     a_scale, b_scale = torch.ones(rows, 1, device=device), torch.ones(1, columns, device=device)
 
     def multiply() -> Tensor:
-        return torch._scaled_mm(a, b.T, a_scale, b_scale, out_dtype=torch.bfloat16, use_fast_accum=True)
+        return torch._scaled_mm(
+            a, next(weights).T, a_scale, b_scale, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
 
     return multiply
 

@@ -17,9 +17,10 @@ from benchmarks.device.record import Check, Outcome, Timed, Times
 from benchmarks.device.steps import make_step
 from benchmarks.device.timing import Timer, settle
 from benchmarks.device.workload import Workload
-from model.backend_choice import Heads
+from model.attention import Heads
 from model.family import Family, Row
 from model.hbridge.config import HBridgeConfig
+from model.omnigen2.stack import run_as_is
 
 Ways = Mapping[str, Callable[[], list[Tensor]]]
 BOUNDS = {"float32": 1e-3, "bfloat16": 5e-2, "fp8": 3e-1}
@@ -55,7 +56,11 @@ class Bench:
         Raises:
             Unavailable: It cannot run here.
         """
-        return MEASURES[case.kind](self, case)
+        try:
+            return MEASURES[case.kind](self, case)
+        finally:
+            if case.mode != "eager":
+                self.networks.release()
 
     def checks(self, case: Case) -> Outcome:
         """Compare everything that is fast with what is plain."""
@@ -90,7 +95,8 @@ class Bench:
         """Time one packed step of all pictures and branches."""
         wanted = self._reference(case)
         network, load = self._ready(case)
-        step, rows = make_step(network, case.mode), load.pictures().rows()
+        rows = load.pictures().rows()
+        step = make_step(network, case.mode, rows)
         checks = self._check(case, step(rows), wanted)
         self._reset_peak()
         times = self.timer.measure(lambda: step(rows))
@@ -101,7 +107,8 @@ class Bench:
         """Time all steps of a picture, guidance and solver included; then see how much of it was idle."""
         wanted = self._reference(case)
         network, load = self._ready(case)
-        step, pictures = make_step(network, case.mode), load.pictures()
+        pictures = load.pictures()
+        step = make_step(network, case.mode, pictures.rows())
         checks = self._check(case, step(pictures.rows()), wanted)
         pictures.draw(step, num_steps=PROFILED_STEPS)
         self._reset_peak()
@@ -146,7 +153,8 @@ class Bench:
     def kept(self, case: Case) -> Outcome:
         """Draw with keys and values of the prompt kept, and with prefill at every step."""
         network, load = self._ready(case)
-        pictures, step = load.pictures(), make_step(network, case.mode)
+        pictures = load.pictures()
+        step = make_step(network, case.mode, pictures.rows())
 
         def read_again(taken: int) -> None:
             if taken:
@@ -165,6 +173,7 @@ class Bench:
     def dense(self, case: Case) -> Outcome:
         """Take a step with the middle pairs bridged, and one with all of them, from the same weights."""
         network, load = self._ready(case)
+        network.family.use_runner(run_as_is)
         dense = densely_bridged(network.family, self.networks.config("hbridge"), self.seed)
         rows = load.pictures().rows()
         dense_rows = Workload(dense, case, self.scale, self.seed).pictures().rows()
@@ -212,7 +221,8 @@ class Bench:
         plain = replace(case, kind="step", mode="eager", precision=self.scale.precision, expected_seconds=0)
         if plain not in self._references:
             network, load = self._ready(plain)
-            velocities = network.family.velocity(load.pictures().rows())
+            rows = load.pictures().rows()
+            velocities = make_step(network, "eager", rows)(rows)
             self._references[plain] = [each.cpu() for each in velocities]
         return self._references[plain]
 
@@ -233,6 +243,7 @@ class Bench:
             operations_per_second=amount.operations / times.median,
             peak_bytes=self._peak_bytes(network),
             weight_bytes=network.weight_bytes,
+            backend=network.backend,
         )
 
     def _reset_peak(self) -> None:

@@ -78,7 +78,7 @@ FULL = Scale(
     layers=32,
     rate=4e14,
     start_seconds=20.0,
-    compile_seconds=45.0,
+    compile_seconds=75.0,
 )
 TOY = Scale(
     size="toy",

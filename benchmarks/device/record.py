@@ -94,6 +94,7 @@ class Timed:
         share_of_matmul: Of the largest measured matmul rate of its precision, once there is one.
         peak_bytes: Of device memory in the timed runs, other networks' weights left out; None where unknown.
         weight_bytes: Of the network.
+        backend: Of the generation side's attention.
         baseline: The other way, in turns with it.
         baseline_over_work: Ratio of medians.
         error: Distance of its result from that of its plain twin, or of the other way.
@@ -107,6 +108,7 @@ class Timed:
     share_of_matmul: float | None = None
     peak_bytes: int | None = None
     weight_bytes: int = 0
+    backend: str = ""
     gaps: Gaps | None = None
     baseline_name: str = ""
     baseline: Times | None = None

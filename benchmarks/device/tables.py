@@ -62,10 +62,10 @@ def summary(record: Record) -> list[str]:
     """Return a line for each sum, and one for each check that did not pass and each case that failed."""
     counts = Counter(each.status for each in record.cases)
     checks = [check for each in record.cases for check in each.checks]
-    passed = sum(check.passed is True for check in checks)
+    passed, absent = (sum(check.passed is verdict for check in checks) for verdict in (True, None))
     lines = [
         ", ".join(f"{count} {status}" for status, count in counts.items()) + f" in {record.seconds:.0f} s",
-        f"{passed} of {len(checks)} checks passed",
+        f"{passed} of {len(checks)} checks passed, {absent} cannot run here",
     ]
     lines += [
         f"did not pass: {check.name}: {check.error}, {check.bound} at most" for check in record.failed_checks

@@ -9,9 +9,6 @@ import torch
 from benchmarks.clock import quantile
 from benchmarks.device.record import Clocks, Times
 
-FLUSH_BYTES = 2**28
-"""More than any cache of a device holds."""
-
 
 class Timer:
     """Times work on one device: by its events where it has them, else by this process's clock.
@@ -26,39 +23,29 @@ class Timer:
         self.device = device
         self._repeats, self._seconds = repeats, seconds
 
-    def measure(
-        self, work: Callable[[], object], *, warm_up: int = 2, inner: int = 1, flush: bool = False
-    ) -> Times:
+    def measure(self, work: Callable[[], object], *, warm_up: int = 2, inner: int = 1) -> Times:
         """Time repeated runs of work.
 
         Args:
             work: Called again and again.
             warm_up: Runs before the first that counts.
             inner: Calls of each run, so that short ones are not all launch; times are of one call.
-            flush: Whether to empty the device's cache before each run.
         """
-        return self.in_turns({"": work}, warm_up=warm_up, inner=inner, flush=flush)[""]
+        return self.in_turns({"": work}, warm_up=warm_up, inner=inner)[""]
 
     def in_turns(
-        self,
-        ways: Mapping[str, Callable[[], object]],
-        *,
-        warm_up: int = 1,
-        inner: int = 1,
-        flush: bool = False,
+        self, ways: Mapping[str, Callable[[], object]], *, warm_up: int = 1, inner: int = 1
     ) -> dict[str, Times]:
         """Time several ways in turns, so that whatever changes on the device changes for all."""
         for _ in range(warm_up):
             for work in ways.values():
                 work()
-        scratch = torch.empty(FLUSH_BYTES if flush else 0, dtype=torch.uint8, device=self.device)
         taken: dict[str, list[float]] = {name: [] for name in ways}
         begun = perf_counter()
         for index in range(self._repeats):
             if index and perf_counter() - begun > self._seconds:
                 break
             for name, work in ways.items():
-                scratch.fill_(index)
                 taken[name].append(self.once(work, inner) / inner)
         return {name: summary(each) for name, each in taken.items()}
 

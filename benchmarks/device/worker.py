@@ -64,6 +64,8 @@ def work(line: Connection, size: Size, device_name: str, seed: int, command: str
         line.send(Introduction(problem="no CUDA device is here; --toy runs on a CPU"))
         return
     device = torch.device(("cuda" if device_name == "auto" else device_name) if is_cuda else "cpu")
+    if is_cuda:
+        torch.cuda.set_device(device.index or 0)
     from benchmarks.device.measures import Bench  # noqa: PLC0415
     from training.record import circumstances  # noqa: PLC0415
 
@@ -94,7 +96,7 @@ def answer_cases(line: Connection, device: Any, make_bench: Callable[[], "Bench"
         except EOFError:
             return
         outcome = attempt(measure, case)
-        if outcome.status == "failed" and bench is not None:
+        if "OutOfMemory" in outcome.reason and bench is not None:
             bench.networks.clear()
         try:
             synchronize(device)

@@ -40,5 +40,5 @@ def test_a_goal_stands_beside_what_was_measured_and_its_floor() -> None:
 def test_a_summary_names_what_failed(record: Record) -> None:
     lines = summary(record)
     assert lines[0] == "5 measured, 1 skipped, 1 failed in 100 s"
-    assert lines[1] == "1 of 2 checks passed"
+    assert lines[1] == "1 of 2 checks passed, 1 cannot run here"
     assert lines[2:] == ["failed: denoise hbridge generate 1024 graphed bfloat16: RuntimeError: no"]
