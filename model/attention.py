@@ -26,6 +26,20 @@ Backend = Literal["sdpa", "plain", "cudnn", "varlen", "xformers", "triton"]
 
 
 @dataclass(frozen=True, slots=True)
+class Heads:
+    """The shape of an attention layer.
+
+    Attributes:
+        causal: Whether it is used so.
+    """
+
+    num_heads: int
+    num_key_heads: int
+    head_dim: int
+    causal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Segments:
     """Which stretch of queries sees which stretch of keys; both packed in the same order.
 

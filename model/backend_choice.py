@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
-from model.attention import BACKENDS, Backend, Segments, attend
+from model.attention import BACKENDS, Backend, Heads, Segments, attend
 from model.errors import MissingCapability
 
 HALF = (torch.bfloat16, torch.float16)
@@ -34,25 +34,11 @@ MODULES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Heads:
-    """The shape of an attention layer.
-
-    Attributes:
-        causal: Whether it is used so.
-    """
-
-    num_heads: int
-    num_key_heads: int
-    head_dim: int
-    causal: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
     """What became of a backend.
 
     Attributes:
-        seconds: One call for each shape of heads; None when it cannot be used.
+        seconds: Of one call; None when it cannot be used.
         problem: Why not.
     """
 
@@ -91,31 +77,27 @@ def available(device: torch.device, dtype: torch.dtype) -> list[Backend]:
 
 
 def try_backends(
-    device: torch.device, dtype: torch.dtype, shapes: Sequence[Heads], lengths: tuple[int, ...]
+    device: torch.device, dtype: torch.dtype, heads: Heads, lengths: tuple[int, ...]
 ) -> list[Trial]:
     """Check and time every backend; "plain" is not timed, as its memory grows with the square of a length.
 
     Args:
-        shapes: Of the layers that will be computed.
+        heads: Of the layers that will be computed.
         lengths: Of the segments that are timed.
     """
-    return [_try(backend, device, dtype, shapes, lengths) for backend in BACKENDS if backend != "plain"]
+    return [_try(backend, device, dtype, heads, lengths) for backend in BACKENDS if backend != "plain"]
 
 
 def _try(
-    backend: Backend,
-    device: torch.device,
-    dtype: torch.dtype,
-    shapes: Sequence[Heads],
-    lengths: tuple[int, ...],
+    backend: Backend, device: torch.device, dtype: torch.dtype, heads: Heads, lengths: tuple[int, ...]
 ) -> Trial:
     if why := problem(backend, device, dtype):
         return Trial(backend, problem=why)
     try:
-        errors = [relative_error(backend, device, dtype, heads) for heads in shapes]
-        if not max(errors) <= BOUNDS[dtype]:
-            return Trial(backend, problem=f"off by {max(errors):.1e}, {BOUNDS[dtype]:.0e} at most")
-        return Trial(backend, sum(_seconds(backend, device, dtype, heads, lengths) for heads in shapes))
+        error = relative_error(backend, device, dtype, heads)
+        if not error <= BOUNDS[dtype]:
+            return Trial(backend, problem=f"off by {error:.1e}, {BOUNDS[dtype]:.0e} at most")
+        return Trial(backend, _seconds(backend, device, dtype, heads, lengths))
     except Exception as error:  # a library may fail in any way, and there are others
         return Trial(backend, problem=f"{type(error).__name__}: {error}".partition("\n")[0])
 

@@ -29,6 +29,8 @@ GRAIN = 256
 """Buckets are multiples of it: tiles of all kernels are filled."""
 FINENESS = 8
 """A bucket is at most an eighth larger than the one before, once that is more than a grain."""
+FALLBACKS = ("tokens", "rows", "context", "unprepared")
+"""Why a stack is computed as it is: it has too many of one, or could not be prepared."""
 MAX_CHARS = 400
 """Of a compiler's words, which may be pages."""
 WARM_UPS = 2

@@ -60,6 +60,14 @@ def serve(
     load_format: LoadFormat = None,
     quantization: Quantization = None,
     offload: Offload = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(help="auto, sdpa, plain, cudnn, varlen, xformers or triton (HBRIDGE_ATTENTION)."),
+    ] = None,
+    compile_steps: Annotated[
+        str | None,
+        typer.Option("--compile", help="off, graphs or on: prepare steps at the start (HBRIDGE_COMPILE)."),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help="process, or inline for a thread of the server (HBRIDGE_ENGINE).")
     ] = None,
@@ -79,6 +87,8 @@ def serve(
             load_format=load_format,
             quantization=quantization,
             offload=offload,
+            attention=attention,
+            compile=compile_steps,
             engine=engine,
         )
         logs.configure(settings.log_format, settings.log_level, has_content=settings.log_content)

@@ -57,14 +57,15 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
 
     Raises:
         BadCheckpoint: It cannot be loaded; lists why.
+        MissingCapability: The attention backend that is asked for cannot be used here.
         UnusableDevice: There is no such device here.
     """
     import torch  # noqa: PLC0415
 
-    from model.attention import Segments  # noqa: PLC0415
     from model.checkpoint import build_random, load, random_hash, read_config, weights_hash  # noqa: PLC0415
     from model.quantize import check_scheme, quantize  # noqa: PLC0415
     from model.registry import resolve  # noqa: PLC0415
+    from service.acceleration import accelerate  # noqa: PLC0415
     from service.environment import describe  # noqa: PLC0415
 
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
@@ -91,20 +92,22 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
         family.module.to(settings.device)
     log.info("loaded", extra={"model": settings.model, "seconds": round(perf_counter() - begun, 3)})
     libraries = () if settings.quantization == "none" else ("torchao",)
+    acceleration = accelerate(family, settings)
     card = ModelCard(
         id=model_id(settings),
         capabilities=family.capabilities,
         weights_hash=weights,
         device=settings.device,
         dtype=settings.dtype,
-        backend=Segments.own((1,)).backend,
+        backend=acceleration.backend,
+        compile=acceleration.compile,
         load_format=settings.load_format,
         quantization=settings.quantization,
         is_offloaded=settings.offload == "layers",
         about=read_about(folder),
         environment=describe(settings.device, settings.num_threads or NUM_THREADS, *libraries),
     )
-    return LoadedModel(card=card, family=family)
+    return LoadedModel(card=card, family=family, runner=acceleration.runner)
 
 
 def _first_device(settings: Settings) -> str:

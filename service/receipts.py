@@ -46,6 +46,7 @@ def receipt(model: ModelCard, drawing: Drawing, drawn: Drawn, provenance: Proven
         guidance=_guidance(model, drawing, drawn),
         acceleration="exact",
         attention_backend=model.backend,
+        compile=model.compile,
         dtype=model.dtype,
         device=model.device,
         environment=EnvironmentData.model_validate(model.environment, from_attributes=True),

@@ -150,6 +150,7 @@ def _environment_there(receipt: Receipt) -> dict[str, Any]:
         "dtype",
         "device",
         "attention_backend",
+        "compile",
         "grid",
     )
     environment = receipt.environment
@@ -173,6 +174,7 @@ def _environment_here(card: ModelCard) -> dict[str, Any]:
         "dtype": card.dtype,
         "device": card.device,
         "attention_backend": card.backend,
+        "compile": card.compile,
         "grid": card.capabilities.grid,
         "guidance.clock": card.capabilities.guidance_clock,
         "hardware": environment.hardware,

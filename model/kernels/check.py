@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from model.attention import Backend, Segments, attend_joined
-from model.backend_choice import BOUNDS, Heads, available, relative_error
+from model.attention import Backend, Heads, Segments, attend_joined
+from model.backend_choice import BOUNDS, available, relative_error
 from model.kernels import head_rotation, modulated_norm, swiglu
 from model.layers import RMSNorm
 

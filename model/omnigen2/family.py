@@ -13,6 +13,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from model.attention import Backend, Heads
 from model.errors import MissingCapability, PromptTooLong
 from model.family import Capabilities, Context, Depth, PreparedPrompt, Row, Size, TextCache, TextRow
 from model.flow import SOLVERS
@@ -22,6 +23,7 @@ from model.omnigen2.config import LATENT_STRIDE, MAX_REFERENCES, OmniGen2Checkpo
 from model.omnigen2.flops import OmniGen2Flops
 from model.omnigen2.layout import Images, axis_starts
 from model.omnigen2.names import OMNIGEN2
+from model.omnigen2.stack import Runner
 from model.omnigen2.transformer import OmniGen2Transformer
 from model.preview import Previewer
 from model.prompt import Prompt
@@ -226,6 +228,25 @@ class OmniGen2:
     def output_size(self, references: Sequence[Image]) -> Size:
         """The size that an edit of these images gets when the request names none."""
         return output_size(references, self.capabilities)
+
+    @property
+    def heads(self) -> tuple[Heads, Heads | None]:
+        """The attention of the generation side, and that of the understanding side where there is one."""
+        gen, und = self.config.transformer, self.config.mllm
+        own = Heads(gen.num_attention_heads, gen.num_kv_heads, gen.head_dim)
+        if und is None:
+            return own, None
+        return own, Heads(und.num_attention_heads, und.num_key_value_heads, und.head_dim, causal=True)
+
+    def use_backends(self, generation: Backend, understanding: Backend) -> None:
+        """Choose how attention is computed on each side."""
+        self.transformer.backend = generation
+        if self.module.mllm is not None:
+            self.module.mllm.use_backend(understanding)
+
+    def use_runner(self, runner: Runner) -> None:
+        """Choose how the generation side's stacks of blocks are computed."""
+        self.transformer.runner = runner
 
 
 def check_reach(rows: Sequence[Row], texts: Sequence[Tensor], config: OmniGen2Config) -> None:

@@ -431,8 +431,7 @@ class Engine:
                 else:
                     self._learn(step, now - begun)
             self._scheduler.charge(step, now - begun, now)
-            self._observer.stepped(step.stage, step.load, now - begun)
-            self._observer.computed(self._tally.take(), now - begun)
+            self._note_step(step, now - begun)
             if step.stage == "prefill":
                 self._note_first("token", [each for each in tickets if each.job.is_question], now)
             self._note_first("preview", [ticket for ticket, _ in previews], now)
@@ -450,6 +449,14 @@ class Engine:
         self._num_steps += 1
         if self.costs.num_observed(step.stage) < NUM_LEARNT or self._num_steps % LEARNS_ONE_IN == 0:
             self.costs.observe(step.stage, step.load, seconds)
+
+    def _note_step(self, step: Step, seconds: float) -> None:
+        """Tell the observer what a step was."""
+        self._observer.stepped(step.stage, step.load, seconds)
+        self._observer.computed(self._tally.take(), seconds)
+        fallbacks = self.model.runner.take_fallbacks() if self.model.runner else {}
+        for reason, count in fallbacks.items():
+            self._observer.fell_back(reason, count)
 
     def _note_first(self, what: Literal["token", "preview"], tickets: Sequence[Ticket], now: float) -> None:
         for ticket in tickets:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL.Image import Image
 
@@ -13,6 +13,9 @@ from model.question import Answered, Question
 from model.request import Progress
 from service.about import About
 from service.engine.scheduler import PRIORITIES, Priority
+
+if TYPE_CHECKING:  # the server's process needs no compiler
+    from model.compiled import CompiledRunner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +146,7 @@ class ModelCard:
         quantization: How the weights were rounded, or "none".
         is_offloaded: Whether layers only visit the device, which changes no result.
         backend: The attention backend.
+        compile: Whether steps run at fixed sizes that were prepared, and how.
         about: What the checkpoint says for people.
     """
 
@@ -153,6 +157,7 @@ class ModelCard:
     dtype: str
     backend: str
     environment: Environment
+    compile: Literal["off", "graphs", "on"] = "off"
     load_format: Literal["auto", "random"] = "auto"
     quantization: Literal["none", "int8", "fp8"] = "none"
     is_offloaded: bool = False
@@ -161,7 +166,12 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A family in memory, which stays with the engine, and its card, which goes where it is asked for."""
+    """A family in memory, which stays with the engine, and its card, which goes where it is asked for.
+
+    Attributes:
+        runner: Computes stacks at prepared sizes; None computes everything as it is.
+    """
 
     card: ModelCard
     family: Family
+    runner: "CompiledRunner | None" = None

@@ -124,6 +124,9 @@ class Receipt(Answer):
     guidance: GuidanceData
     acceleration: str
     attention_backend: str
+    compile: Literal["off", "graphs", "on"] = Field(
+        default="off", description="Whether steps ran at prepared sizes."
+    )
     dtype: str
     device: str
     environment: EnvironmentData

@@ -36,7 +36,7 @@ API = {
     *("steps_total", "prefix_cache_queries_total", "prefix_cache_hits_total", "prefix_cache_bytes"),
     *("cancellations_total", "wasted_device_seconds_total", "deadline_missed_total", "device_seconds_total"),
     *("queued_device_seconds", "model_flops_total", "mfu_ratio", "engine_restarts_total"),
-    *("fetch_blocked_total", "jobs_total", "webhooks_total", "build_info"),
+    *("fetch_blocked_total", "jobs_total", "webhooks_total", "build_info", "eager_fallback_total"),
 }
 """What the API promises; all of them begin with hbridge_."""
 LABELS = {"task", "outcome", "reason", "priority", "mode", "stage", "version", "model", "le"}
@@ -355,3 +355,11 @@ def test_jobs_and_webhooks_are_counted() -> None:
     text = metrics.render().decode()
     assert 'hbridge_jobs_total{state="failed",task="edit"} 1.0' in text
     assert 'hbridge_webhooks_total{outcome="retried"} 1.0' in text
+
+
+def test_stacks_that_fit_no_prepared_size_are_counted_by_reason() -> None:
+    metrics = Metrics()
+    metrics.fell_back("rows", 4)
+    told = metrics.render().decode()
+    assert 'hbridge_eager_fallback_total{reason="rows"} 4.0' in told
+    assert 'hbridge_eager_fallback_total{reason="tokens"} 0.0' in told
