@@ -1,4 +1,4 @@
-"""The commands of `hbridge bench`: load, engine, packing and drill."""
+"""The commands of `hbridge bench`: load, engine, packing, drill, gpu and report."""
 
 import asyncio
 from collections.abc import Iterator
@@ -14,9 +14,11 @@ from rich.console import Console
 from benchmarks import drill as drilling
 from benchmarks import figure as figures
 from benchmarks.engine import Counts, measure_engine
+from benchmarks.gpu import main as gpu
 from benchmarks.load import Arrivals, Campaign, Mix, run_campaign
 from benchmarks.local_server import LocalServer
 from benchmarks.packing import measure_packing
+from benchmarks.report import main as report
 from benchmarks.sizes import OMNIGEN2_MEDIUM
 from model.checkpoint import weights_hash
 from service.engine.engine import NUM_THREADS
@@ -29,6 +31,8 @@ SHARES = (0.5, 1.0, 2.0)
 MAX_PAUSE_SECONDS = 1.0
 
 app = typer.Typer(help="Measure the service on this machine.", no_args_is_help=True)
+app.command("gpu")(gpu)
+app.command("report")(report)
 screen = Console(stderr=True)
 
 
