@@ -103,7 +103,7 @@ def test_an_alert_says_how_bad_it_is_what_is_wrong_and_where_to_read_on(name: st
     assert (ROOT / rule["annotations"]["runbook_url"]).stem == name
     assert "{{ $" in rule["annotations"]["description"] or rule["expr"].startswith("absent(")
     # What does not look back over a window of its own has to last before it is told.
-    assert "for" in rule or re.search(r"\[(15|30)m\]", rule["expr"])
+    assert "for" in rule or re.search(r"\[(10|15|30)m\]", rule["expr"])
 
 
 @pytest.mark.parametrize("name", ALERTS)
