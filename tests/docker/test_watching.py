@@ -84,6 +84,12 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
     ]
 
 
+def test_the_operators_page_lists_every_alert() -> None:
+    page = (ROOT / "docs/watching.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[(\w+)\]\(runbooks/\1\.md\) \| .* \| (\w+) \|$", page, re.MULTILINE)
+    assert listed == [(name, rule["labels"]["severity"]) for name, rule in ALERTS.items()]
+
+
 @pytest.mark.parametrize(
     "page", [page for page in RUNBOOKS if page.stem != "README"], ids=lambda page: page.stem
 )
