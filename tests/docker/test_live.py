@@ -97,7 +97,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         words += [f"--web.listen-address={url.removeprefix('http://')}", "--log.level=warn"]
         with subprocess.Popen(words) as prometheus, httpx.Client(base_url=url, timeout=30) as api:
             try:
-                wait_until_ready(api)
+                wait_until_scraped(api)
                 begun = time.time()
                 asyncio.run(make_load(server, key.read_text()))
                 yield Watched(api=api, begun=begun, ended=time.time())
@@ -105,13 +105,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                 prometheus.terminate()
 
 
-def wait_until_ready(api: httpx.Client) -> None:
+def wait_until_scraped(api: httpx.Client) -> None:
+    """Wait until Prometheus has seen the server, so that what comes now is an increase."""
     for _ in range(300):
         with suppress(httpx.TransportError):
-            if api.get("/-/ready").is_success:
+            answer = api.get("/api/v1/query", params={"query": "up == 1"})
+            if answer.is_success and answer.json()["data"]["result"]:
                 return
         time.sleep(0.1)
-    raise TimeoutError("Prometheus did not become ready")
+    raise TimeoutError("Prometheus did not reach the server")
 
 
 async def make_load(server: LocalServer, key: str) -> None:
