@@ -84,6 +84,12 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
     ]
 
 
+def test_the_operators_page_lists_every_alert() -> None:
+    page = (ROOT / "docs/watching.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[(\w+)\]\(runbooks/\1\.md\) \| .* \| (\w+) \|$", page, re.MULTILINE)
+    assert listed == [(name, rule["labels"]["severity"]) for name, rule in ALERTS.items()]
+
+
 @pytest.mark.parametrize(
     "page", [page for page in RUNBOOKS if page.stem != "README"], ids=lambda page: page.stem
 )
@@ -103,7 +109,7 @@ def test_an_alert_says_how_bad_it_is_what_is_wrong_and_where_to_read_on(name: st
     assert (ROOT / rule["annotations"]["runbook_url"]).stem == name
     assert "{{ $" in rule["annotations"]["description"] or rule["expr"].startswith("absent(")
     # What does not look back over a window of its own has to last before it is told.
-    assert "for" in rule or re.search(r"\[(15|30)m\]", rule["expr"])
+    assert "for" in rule or re.search(r"\[(10|15|30)m\]", rule["expr"])
 
 
 @pytest.mark.parametrize("name", ALERTS)
