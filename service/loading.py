@@ -5,9 +5,10 @@ The networks' libraries are imported by what loads: a server whose engine is a p
 
 import logging
 from functools import partial
+from pathlib import Path
 from time import monotonic, perf_counter
 
-from model.errors import ModelError
+from model.errors import BadCheckpoint, ModelError
 from model.stored_tensor import OnProgress
 from service import logs
 from service.about import read_about
@@ -78,7 +79,8 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
         weights = random_hash(read_config(folder), RANDOM_SEED)
     else:
         family = load(folder, on_progress=on_progress or ProgressLog(), **place)
-        weights = weights_hash(folder, kept=settings.cache_dir / "hashes")
+        weights = weights_hash(folder, kept=hashes_folder(settings))
+    check_hash(settings, weights)
     log.info("loaded", extra={"model": settings.model, "seconds": round(perf_counter() - begun, 3)})
     card = ModelCard(
         id=model_id(settings),
@@ -92,6 +94,24 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
         environment=describe(settings.device, settings.num_threads or NUM_THREADS),
     )
     return LoadedModel(card=card, family=family)
+
+
+def hashes_folder(settings: Settings) -> Path:
+    """Return where the hashes of files are kept, so that a file that stays as it is, is read once."""
+    return settings.cache_dir / "hashes"
+
+
+def check_hash(settings: Settings, weights_hash: str) -> None:
+    """Refuse weights that are not those that the settings expect.
+
+    Raises:
+        BadCheckpoint: They are others.
+    """
+    if settings.weights_sha256 not in (None, weights_hash):
+        raise BadCheckpoint(
+            f"the weights of {settings.model} have the SHA-256 {weights_hash}; "
+            f"HBRIDGE_WEIGHTS_SHA256 expects {settings.weights_sha256}"
+        )
 
 
 def load_apart(settings: Settings) -> LoadedModel:
