@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from http import HTTPStatus
 from importlib.metadata import version
 from typing import Literal, get_args
 
@@ -10,6 +11,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
@@ -21,8 +23,19 @@ from service.engine.cost import STAGES, Load, Stage
 from service.engine.job import Job, Status, Timings
 from service.engine.observer import Observer
 from service.engine.scheduler import PRIORITIES, Priority
+from service.errors import STATUS
+from service.fetch import Reason
 
 OUTCOMES = ("ok", "rejected", "cancelled", "failed")
+ENDED = ("succeeded", "failed", "cancelled")
+DELIVERIES = ("delivered", "retried", "failed")
+LOADED = (
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+    HTTPStatus.INSUFFICIENT_STORAGE,
+)
+"""Refusals that say more of the server than of the request."""
 COUNTS = tuple(2**power for power in range(17))
 FORGETTING = 0.99
 """Of what a step computed, with every step after it: the ratio of use is that of about the last hundred."""
@@ -38,6 +51,7 @@ class Metrics(Observer):
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._requests = self._counter("requests", "Requests by task and outcome.", "task", "outcome")
         self._rejected = self._counter("requests_rejected", "Requests refused, by error code.", "reason")
         self._cancellations = self._counter(
@@ -45,6 +59,7 @@ class Metrics(Observer):
         )
         self._prefilled = self._counter("prefilled_tokens", "Tokens read by the understanding side.")
         self._device = self._counter("device_seconds", "Time on the device of jobs that went well.", "task")
+        self._busy = self._counter("device_busy_seconds", "Time that the device worked, by stage.", "stage")
         self._wasted = self._counter(
             "wasted_device_seconds", "Time on the device of jobs that were cancelled."
         )
@@ -63,7 +78,7 @@ class Metrics(Observer):
         self._jobs = self._counter("jobs", "Jobs that ended, by task and state.", "task", "state")
         self._webhooks = self._counter("webhooks", "Tries to deliver a webhook, by outcome.", "outcome")
         self._request_seconds = self._histogram("request_seconds", "Arrival to answer.", "task")
-        self._queue_seconds = self._histogram("queue_seconds", "Submission to the device.")
+        self._queue_seconds = self._histogram("queue_seconds", "Submission to the device.", "priority")
         self._first_seconds = {
             "token": self._histogram("time_to_first_token_seconds", "Submission to an answer's first token."),
             "preview": self._histogram("time_to_first_preview_seconds", "Submission to a first preview."),
@@ -83,10 +98,23 @@ class Metrics(Observer):
             self._steps.labels(mode=mode)
         for stage in ("queue", *STAGES, "done"):
             self._cancellations.labels(stage=stage)
+        for stage in STAGES:
+            self._busy.labels(stage=stage)
+        for priority in PRIORITIES:
+            self._queue_seconds.labels(priority=priority)
+        for reason in {code for status, code in STATUS.values() if status in LOADED}:
+            self._rejected.labels(reason=reason)
+        for reason in get_args(Reason):
+            self._fetch_blocked.labels(reason=reason)
+        for outcome in DELIVERIES:
+            self._webhooks.labels(outcome=outcome)
         for task in get_args(Task):
             self._device.labels(task=task)
+            self._request_seconds.labels(task=task)
             for outcome in OUTCOMES:
                 self._requests.labels(task=task, outcome=outcome)
+            for state in ENDED:
+                self._jobs.labels(task=task, state=state)
 
     def describe(
         self,
@@ -146,12 +174,13 @@ class Metrics(Observer):
         """Count a try to deliver a webhook: delivered, retried or failed."""
         self._webhooks.labels(outcome=outcome).inc()
 
-    def waited(self, seconds: float) -> None:
+    def waited(self, priority: Priority, seconds: float) -> None:
         """Take note of a job that leaves the queue for the device."""
-        self._queue_seconds.observe(seconds)
+        self._queue_seconds.labels(priority=priority).observe(seconds)
 
     def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
         """Take note of a packed step."""
+        self._busy.labels(stage=stage).inc(seconds)
         if stage in self._step_seconds:
             self._step_seconds[stage].observe(seconds)
         if stage == "denoise":

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from model.omnigen2.names import OMNIGEN2
 from service.checkpoints import size_table
@@ -17,49 +16,6 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 WATCHING = (ROOT / "docs/watching.md").read_text(encoding="utf-8")
 QUERIES = re.findall(r"```promql\n(.*?)```", WATCHING, re.DOTALL)
-RULES = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", WATCHING, re.DOTALL)[0])
-ALERTS = [rule["alert"] for rule in RULES["groups"][0]["rules"]]
-FIRES: dict[str, dict[str, str]] = {
-    "HBridgeFailing": {
-        'hbridge_requests_total{task="edit",outcome="failed"}': "0+1x40",
-        'hbridge_requests_total{task="edit",outcome="ok"}': "0+50x40",
-    },
-    "HBridgeRefusing": {
-        'hbridge_requests_rejected_total{reason="queue_full"}': "0+1x40",
-        'hbridge_requests_total{task="edit",outcome="rejected"}': "0+1x40",
-        'hbridge_requests_total{task="edit",outcome="ok"}': "0+9x40",
-    },
-    "HBridgeEngineRestarts": {"hbridge_engine_restarts_total": "0+1x40"},
-    "HBridgeQueueLong": {
-        'hbridge_queue_seconds_bucket{le="10"}': "0+1x40",
-        'hbridge_queue_seconds_bucket{le="30"}': "0+9x40",
-        'hbridge_queue_seconds_bucket{le="+Inf"}': "0+9x40",
-    },
-    "HBridgeBacklog": {"hbridge_queued_device_seconds": "61x40"},
-    "HBridgeDeadlinesMissed": {"hbridge_deadline_missed_total": "0+1x40"},
-    "HBridgeWaste": {
-        "hbridge_wasted_device_seconds_total": "0+10x40",
-        'hbridge_device_seconds_total{task="edit"}': "0+20x40",
-    },
-    "HBridgeProbed": {'hbridge_fetch_blocked_total{reason="address"}': "0+5x40"},
-}
-"""For each alert, series at a sample a minute that it is about."""
-QUIET = {
-    'hbridge_requests_total{task="edit",outcome="failed"}': "0x40",
-    'hbridge_requests_total{task="edit",outcome="ok"}': "0+50x40",
-    'hbridge_requests_total{task="edit",outcome="rejected"}': "0+1x40",
-    'hbridge_requests_rejected_total{reason="invalid_request"}': "0+1x40",
-    "hbridge_engine_restarts_total": "1x40",
-    'hbridge_queue_seconds_bucket{le="10"}': "0+9x40",
-    'hbridge_queue_seconds_bucket{le="30"}': "0+9x40",
-    'hbridge_queue_seconds_bucket{le="+Inf"}': "0+9x40",
-    "hbridge_queued_device_seconds": "59x40",
-    "hbridge_deadline_missed_total": "9x40",
-    "hbridge_wasted_device_seconds_total": "0+1x40",
-    'hbridge_device_seconds_total{task="edit"}': "0+20x40",
-    'hbridge_fetch_blocked_total{reason="address"}': "0+1x40",
-}
-"""Series of a server that does well."""
 
 needs_promtool = pytest.mark.skipif(
     not shutil.which("promtool"), reason="promtool, of Debian's package prometheus, is not installed"
@@ -99,9 +55,9 @@ def test_the_operators_page_explains_every_metric_and_uses_no_other() -> None:
     assert {f"hbridge_{name}" for name in API} == set(
         re.findall(r"^\| `(hbridge_\w+)`", WATCHING, re.MULTILINE)
     )
-    used = re.findall(r"hbridge_\w+", "".join(QUERIES) + json.dumps(RULES))
+    used = re.findall(r"hbridge_\w+", "".join(QUERIES))
     names = {re.sub(r"_(bucket|sum|count)$", "", name).removeprefix("hbridge_") for name in used}
-    assert len(names) > 9
+    assert len(names) >= 5
     assert names <= API
 
 
@@ -119,34 +75,13 @@ def run_promtool(*arguments: str | Path) -> str:
 
 @pytest.mark.slow
 @needs_promtool
-def test_rules_and_queries_of_the_operators_page_are_promql(tmp_path: Path) -> None:
+def test_the_queries_of_the_operators_page_are_promql(tmp_path: Path) -> None:
     queries = [query for block in QUERIES for query in re.sub(r"(?m)^#.*\n", "", block).strip().split("\n\n")]
     assert len(queries) == 4
     recorded = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
-    groups = [*RULES["groups"], {"name": "queries", "rules": recorded}]
+    groups = [{"name": "queries", "rules": recorded}]
     (tmp_path / "rules.json").write_text(json.dumps({"groups": groups}))
-    assert f"{len(ALERTS) + len(queries)} rules found" in run_promtool(
-        "check", "rules", tmp_path / "rules.json"
-    )
-
-
-@pytest.mark.slow
-@needs_promtool
-@pytest.mark.parametrize("alert", ALERTS)
-def test_an_alert_fires_when_it_should_and_stays_silent_when_all_is_well(alert: str, tmp_path: Path) -> None:
-    rule = next(rule for rule in RULES["groups"][0]["rules"] if rule["alert"] == alert)
-    fired = {"exp_labels": rule["labels"], "exp_annotations": rule["annotations"]}
-    told = [
-        {
-            "interval": "1m",
-            "input_series": [{"series": name, "values": values} for name, values in series.items()],
-            "alert_rule_test": [{"eval_time": "35m", "alertname": alert, "exp_alerts": expected}],
-        }
-        for series, expected in ((FIRES[alert], [fired]), (QUIET, []))
-    ]
-    (tmp_path / "rules.json").write_text(json.dumps(RULES))
-    (tmp_path / "test.json").write_text(json.dumps({"rule_files": ["rules.json"], "tests": told}))
-    run_promtool("test", "rules", tmp_path / "test.json")
+    assert f"{len(queries)} rules found" in run_promtool("check", "rules", tmp_path / "rules.json")
 
 
 def test_every_test_that_the_page_on_security_names_is_there() -> None:

@@ -26,6 +26,7 @@ from service.engine.inline import InlineEngine
 from service.engine.job import Event, Failed, Finished, Job
 from service.engine.observer import Observer
 from service.engine.peer import Peer, encode
+from service.engine.scheduler import Priority
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +119,9 @@ class Reporter(Observer):
         """Return what was seen since the last time: names of an observer's methods, and what to give them."""
         return [self._seen.popleft() for _ in range(len(self._seen))]
 
-    def waited(self, seconds: float) -> None:
+    def waited(self, priority: Priority, seconds: float) -> None:
         """Keep that a job left the queue for the device."""
-        self._seen.append(("waited", (seconds,)))
+        self._seen.append(("waited", (priority, seconds)))
 
     def stepped(self, stage: Stage, load: Load, seconds: float) -> None:
         """Keep that there was a packed step."""

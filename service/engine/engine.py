@@ -358,7 +358,7 @@ class Engine:
                     for ticket in tickets:
                         if not ticket.has_begun:
                             self._enter_stage(ticket)
-                            self._observer.waited(ticket.watch.timings.queue_seconds)
+                            self._observer.waited(ticket.job.priority, ticket.watch.timings.queue_seconds)
                     return step, tickets
                 self._changed.wait()
 

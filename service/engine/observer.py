@@ -8,6 +8,7 @@ from model.drawing import Drawn
 from model.question import Answered
 from service.engine.cost import Load, Stage
 from service.engine.job import Job, Timings
+from service.engine.scheduler import Priority
 
 
 class Observer:
@@ -16,7 +17,7 @@ class Observer:
     Called on one thread, the engine's or the event loop's.
     """
 
-    def waited(self, seconds: float) -> None:
+    def waited(self, priority: Priority, seconds: float) -> None:
         """Take note of a job that leaves the queue for the device."""
 
     def stepped(self, stage: Stage, load: Load, seconds: float) -> None:

@@ -36,10 +36,12 @@ API = {
     *("steps_total", "prefix_cache_queries_total", "prefix_cache_hits_total", "prefix_cache_bytes"),
     *("cancellations_total", "wasted_device_seconds_total", "deadline_missed_total", "device_seconds_total"),
     *("queued_device_seconds", "model_flops_total", "mfu_ratio", "engine_restarts_total"),
-    *("fetch_blocked_total", "jobs_total", "webhooks_total", "build_info"),
+    *("device_busy_seconds_total", "fetch_blocked_total", "jobs_total", "webhooks_total", "build_info"),
 }
 """What the API promises; all of them begin with hbridge_."""
-LABELS = {"task", "outcome", "reason", "priority", "mode", "stage", "version", "model", "le"}
+PROCESS = {f"process_{name}" for name in ("start_time_seconds", "resident_memory_bytes", "cpu_seconds_total")}
+"""What Prometheus' own client tells of the process, on Linux."""
+LABELS = {"task", "outcome", "state", "reason", "priority", "mode", "stage", "version", "model", "le"}
 PEAK = 1e15
 REFUSED = {"prompt": "a", "n": 0}
 STAGES = ("prefill", "step", "decode")
@@ -76,7 +78,8 @@ def test_what_is_told_is_what_the_api_promises_each_with_its_kind_and_meaning(se
         text = web.get("/metrics").text
     told = {family.name: family for family in text_string_to_metric_families(text)}
     names = {name + ("_total" if family.type == "counter" else "") for name, family in told.items()}
-    assert names == {f"hbridge_{name}" for name in API}
+    assert {name for name in names if not name.startswith("process_")} == {f"hbridge_{name}" for name in API}
+    assert names >= PROCESS
     for name, family in told.items():
         assert family.documentation.endswith(".")
         assert family.type == "histogram" or not name.endswith(("_seconds_count", "_seconds_sum"))
@@ -100,7 +103,10 @@ def test_what_may_happen_is_there_before_it_has(serve: Serve) -> None:
     for name in (
         *('requests_total{outcome="failed",task="edit"}', 'device_seconds_total{task="understand"}'),
         *('steps_total{mode="skipped"}', 'cancellations_total{stage="denoise"}', "model_flops_total"),
-        *("mfu_ratio", "queue_seconds_count", "engine_restarts_total", "requests_running"),
+        *("mfu_ratio", 'queue_seconds_count{priority="batch"}', "engine_restarts_total", "requests_running"),
+        *('requests_rejected_total{reason="queue_full"}', 'jobs_total{state="failed",task="edit"}'),
+        *('webhooks_total{outcome="retried"}', 'fetch_blocked_total{reason="address"}'),
+        *('device_busy_seconds_total{stage="answer"}', 'request_seconds_count{task="generate"}'),
     ):
         assert told[name] == 0
     assert sum(value for name, value in told.items() if name.startswith("build_info")) == 1
@@ -131,8 +137,10 @@ def test_a_known_load_is_counted_exactly(serve: Serve, png64: Callable[..., str]
         assert told[f'request_seconds_count{{task="{task}"}}'] == count
     answered = sum(told[f'request_seconds_sum{{task="{task}"}}'] for task in {task for task, _ in asked})
     assert sum(each["total"] for each in timings) <= answered <= wall
-    assert told["queue_seconds_count"] == 5
-    assert told["queue_seconds_sum"] == pytest.approx(sum(each["queue"] for each in timings))
+    assert told['queue_seconds_count{priority="interactive"}'] == 5
+    assert told['queue_seconds_count{priority="batch"}'] == 0
+    queued = sum(each["queue"] for each in timings)
+    assert told['queue_seconds_sum{priority="interactive"}'] == pytest.approx(queued)
     assert told["prefilled_tokens_total"] == sum(each["prefilled_tokens"] for each in usages)
     assert told["prefill_seconds_count"] == 5
     assert told["step_seconds_count"] == told['steps_total{mode="computed"}'] == 5 + 5 + 3
@@ -177,6 +185,35 @@ def test_all_time_on_the_device_is_somebodys(serve: Serve) -> None:
         told = values(web)
     spent = sum(told[f"{stage}_seconds_sum"] for stage in STAGES)
     assert told['device_seconds_total{task="generate"}'] == pytest.approx(spent)
+
+
+def test_the_device_is_busy_for_as_long_as_all_steps_take_those_of_answers_and_of_the_lost_too(
+    serve: Serve, gated: Any
+) -> None:
+    with serve() as web:
+        web.post("/v1/generate", json={"prompt": "a", "num_inference_steps": 3})
+        web.post("/v1/understand", json={"prompt": "b", "max_tokens": 4})
+        well = values(web)
+        gated.decode = None
+        web.post("/v1/generate", json={"prompt": "a", "num_inference_steps": 3})
+        told = values(web)
+    stages = ("prefill", "denoise", "decode", "answer")
+    busy, later = (
+        sum(each[f'device_busy_seconds_total{{stage="{name}"}}'] for name in stages) for each in (well, told)
+    )
+    tasks = ("generate", "understand")
+    assert busy == pytest.approx(sum(well[f'device_seconds_total{{task="{task}"}}'] for task in tasks))
+    assert well['device_busy_seconds_total{stage="answer"}'] > 0
+    assert told['device_seconds_total{task="generate"}'] == well['device_seconds_total{task="generate"}']
+    assert later > busy
+
+
+def test_who_waited_is_told_by_priority(serve: Serve) -> None:
+    with serve() as web:
+        web.post("/v1/generate", json={"prompt": "a", "num_inference_steps": 1, "priority": "batch"})
+        told = values(web)
+    assert told['queue_seconds_count{priority="batch"}'] == 1
+    assert told['queue_seconds_count{priority="interactive"}'] == 0
 
 
 def test_operations_are_those_that_pytorch_counts_in_the_same_requests(
@@ -328,8 +365,8 @@ def test_restarts_of_the_engine_and_what_its_process_counts_are_counted_here(
 def test_two_apps_count_apart() -> None:
     one, other = Metrics(), Metrics()
     one.rejected("queue_full")
-    assert b"queue_full" in one.render()
-    assert b"queue_full" not in other.render()
+    assert b'{reason="queue_full"} 1.0' in one.render()
+    assert b'{reason="queue_full"} 0.0' in other.render()
 
 
 def test_what_is_to_be_done_is_read_when_it_is_asked_for() -> None:

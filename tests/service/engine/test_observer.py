@@ -16,8 +16,8 @@ def test_the_engines_process_reports_all_but_what_is_seen_at_the_other_end() -> 
 def test_all_observers_are_told_all_there_is() -> None:
     one, other = Reporter(), Reporter()
     both = Observers(one, other)
-    both.waited(0.5)
+    both.waited("batch", 0.5)
     both.cancelled("ann", "denoise", 1.5)
-    told = [("waited", (0.5,)), ("cancelled", ("ann", "denoise", 1.5))]
+    told = [("waited", ("batch", 0.5)), ("cancelled", ("ann", "denoise", 1.5))]
     assert one.take() == other.take() == told
     assert vars(both).keys() == COUNTED
