@@ -1,4 +1,4 @@
-"""Checkpoints at the command line: what they weigh, how they come here, and hbridge folders made of others."""
+"""Checkpoints at the command line: what they weigh, fetching them, hbridge folders made of others."""
 
 from collections.abc import Mapping
 from pathlib import Path

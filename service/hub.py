@@ -82,9 +82,7 @@ def verify(model: str, *, endpoint: str | None = None, cache_dir: Path | None = 
         link.resolve().unlink()
         link.unlink(missing_ok=True)
     if wrong:
-        raise BadCheckpoint(
-            f"{model}: not what the hub has, and removed: {', '.join(wrong)}; fetch it again"
-        )
+        raise BadCheckpoint(f"{model}: not what the hub has, and removed: {', '.join(wrong)}; fetch it again")
 
 
 def short_name(model: str) -> str:

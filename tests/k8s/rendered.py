@@ -1,4 +1,4 @@
-"""What `kubectl kustomize` makes of k8s/: each overlay alone, and h100 with each component that is left to choose."""
+"""What `kubectl kustomize` makes of k8s/: each overlay, and h100 with each component that may be chosen."""
 
 import os
 import shutil
@@ -43,7 +43,10 @@ def render(variant: str) -> tuple[Manifest, ...]:
         return tuple(yaml.safe_load_all(kustomize(K8S / "overlays" / overlay)))
     with TemporaryDirectory() as folder:
         base = os.path.relpath(K8S, Path(folder).resolve())  # kustomize takes no absolute paths
-        chosen = {"resources": [f"{base}/overlays/{overlay}"], "components": [f"{base}/components/{component}"]}
+        chosen = {
+            "resources": [f"{base}/overlays/{overlay}"],
+            "components": [f"{base}/components/{component}"],
+        }
         (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(chosen))
         return tuple(yaml.safe_load_all(kustomize(Path(folder))))
 

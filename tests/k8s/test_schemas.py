@@ -13,6 +13,7 @@ from yamllint.config import YamlLintConfig
 from tests.k8s.crds import SOURCES, schema_of
 from tests.k8s.rendered import K8S, OVERLAYS, ROOT, VARIANTS, Manifest, render
 
+LINTED = YamlLintConfig(file=str(K8S / ".yamllint.yaml"))
 VERSIONS = [f"1.{minor}" for minor in range(29, 38)]
 YAML = sorted(path for pattern in ("*.yaml", "*.yml") for path in K8S.rglob(pattern))
 
@@ -53,13 +54,17 @@ def test_every_manifest_fits_kubernetes(version: str) -> None:
             assert kubernetes_validate.validate(manifest, version, strict=True) == version
         except kubernetes_validate.ValidationError as error:
             where = ".".join(map(str, error.path))
-            pytest.fail(f"{variant}: {manifest['kind']} {manifest['metadata']['name']}: {where}: {error.message}")
+            pytest.fail(
+                f"{variant}: {manifest['kind']} {manifest['metadata']['name']}: {where}: {error.message}"
+            )
 
 
 def test_a_wrong_field_is_found() -> None:
     (service,) = (each for each in render("cpu-dev") if each["kind"] == "Service")
     with pytest.raises(kubernetes_validate.ValidationError, match="selectr"):
-        kubernetes_validate.validate({**service, "spec": {**service["spec"], "selectr": {}}}, "1.32", strict=True)
+        kubernetes_validate.validate(
+            {**service, "spec": {**service["spec"], "selectr": {}}}, "1.32", strict=True
+        )
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -78,5 +83,5 @@ def test_an_overlay_needs_nothing_but_kubernetes_unless_a_component_is_chosen() 
 
 @pytest.mark.parametrize("path", YAML, ids=lambda path: str(path.relative_to(ROOT)))
 def test_yaml_is_tidy(path: Any) -> None:
-    problems = list(linter.run(path.read_text(), YamlLintConfig(file=str(ROOT / ".yamllint.yaml"))))
+    problems = list(linter.run(path.read_text(), LINTED, str(path.relative_to(ROOT))))
     assert not problems, "\n".join(f"{path}:{problem.line}: {problem.desc}" for problem in problems)

@@ -67,7 +67,7 @@ class Hub:
             self.send(request, 404, b"", {"X-Error-Code": code, "X-Error-Message": "not here"})
 
     def entry(self, file: Path) -> dict[str, object]:
-        """Describe a file as the hub does: weights with their SHA-256, the rest with the hash that git gives."""
+        """Describe a file as the hub does: weights with their SHA-256, others with the hash of git."""
         path, data = str(file.relative_to(self.folder)), file.read_bytes()
         blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         told: dict[str, object] = {"type": "file", "path": path, "size": len(data), "oid": blob}
@@ -174,7 +174,7 @@ def test_a_file_that_is_not_the_hubs_is_told_and_comes_anew(hub: Hub, tmp_path: 
 def test_nothing_is_verified_without_the_hub(hub: Hub, tmp_path: Path) -> None:
     fetch(hub, tmp_path / "cache")
     hub.allows = False
-    with pytest.raises(BadCheckpoint, match="cannot be verified: .*401"):
+    with pytest.raises(BadCheckpoint, match=r"cannot be verified: .*401"):
         verify(f"org/name@{COMMIT}", endpoint=hub.url, cache_dir=tmp_path / "cache")
 
 
