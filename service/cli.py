@@ -263,12 +263,22 @@ def add_benchmarks() -> None:
     app.add_typer(bench, name="bench")
 
 
+UNPACKAGED = ("training", "benchmarks")
+"""What an installed hbridge leaves in the repository."""
+
 # What adds a command, and the extra that it needs.
 ADDED: dict[str, tuple[Callable[[], None], str]] = {
     "train": (add_training, "train"),
     "eval": (add_training, "train"),
     "bench": (add_benchmarks, "bench"),
 }
+
+
+def remedy(error: ModuleNotFoundError, asked: str, extra: str) -> str:
+    """Say what a command that cannot be added lacks: the repository, which no package holds, or an extra."""
+    if error.name and error.name.partition(".")[0] in UNPACKAGED:
+        return f"hbridge {asked} works in a checkout of the repository only, after make install"
+    return f"{error}; install hbridge\\[{extra}]"
 
 
 def main() -> None:
@@ -280,6 +290,6 @@ def main() -> None:
             add()
         except ModuleNotFoundError as error:
             if asked in ADDED:
-                screen.print(f"[bold red]error:[/] {error}; install hbridge\\[{extra}]", highlight=False)
+                screen.print(f"[bold red]error:[/] {remedy(error, asked, extra)}", highlight=False)
                 sys.exit(USERS_FAULT)
     app()

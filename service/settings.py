@@ -9,11 +9,22 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.allowance import QUOTAS_FORM, RATE_FORM
 
+SECRETS = Path("/run/secrets")
+"""Where Docker and Kubernetes put secrets, as files."""
+
 
 class Settings(BaseSettings):
-    """How the service runs; every field is HBRIDGE_<NAME> in the environment."""
+    """How the service runs; every field is HBRIDGE_<NAME> in the environment.
 
-    model_config = SettingsConfigDict(env_prefix="HBRIDGE_", frozen=True, env_ignore_empty=True)
+    Those that are not there may be files of SECRETS, named hbridge_<name>.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="HBRIDGE_",
+        frozen=True,
+        env_ignore_empty=True,
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

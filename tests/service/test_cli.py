@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from model.drawing import Drawing
 from model.pipeline import draw
-from service.cli import app
+from service.cli import UNPACKAGED, app, remedy
 from service.engine.job import LoadedModel
 
 
@@ -155,3 +155,12 @@ def test_serve_runs_the_engine_in_a_process_of_its_own_and_ends_well_on_a_signal
     assert len(children) == 1
     assert not Path(f"/proc/{children[0]}").exists()
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("package", UNPACKAGED)
+def test_what_no_package_holds_is_asked_for_in_a_checkout(package: str) -> None:
+    missing = ModuleNotFoundError(f"No module named '{package}.cli'", name=f"{package}.cli")
+    assert "checkout" in remedy(missing, "train", "train")
+    assert "install hbridge" in remedy(
+        ModuleNotFoundError("No module named 'scipy'", name="scipy"), "a", "train"
+    )

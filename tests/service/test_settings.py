@@ -26,6 +26,17 @@ def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch) -> No
     assert Settings(port=1).port == 1
 
 
+def test_a_file_of_secrets_sets_a_field_that_the_environment_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hbridge_database_url").write_text("postgresql://a:secret@host/name\n")
+    (tmp_path / "hbridge_port").write_text("1")
+    monkeypatch.setenv("HBRIDGE_PORT", "2")
+    settings = Settings(_secrets_dir=tmp_path)  # type: ignore[call-arg]
+    assert settings.database == "postgresql://a:secret@host/name"
+    assert settings.port == 2
+
+
 def test_several_of_something_are_a_json_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HBRIDGE_FETCH_HOSTS", '["images.example", "cdn.example"]')
     monkeypatch.setenv("HBRIDGE_FETCH_PORTS", "[8443]")
@@ -73,6 +84,9 @@ def page() -> str:
         "Everything that an operator may set, in the environment of `hbridge serve`. What cannot be is",
         "refused at the start, with its name. Lists are JSON, as in",
         "`HBRIDGE_FETCH_HOSTS='[\"images.example\"]'`.",
+        "",
+        "What is not in the environment may be a file of `/run/secrets`, where Docker and Kubernetes put",
+        "secrets: `/run/secrets/hbridge_database_url` holds what `HBRIDGE_DATABASE_URL` would.",
         "",
         "| variable | default | meaning |",
         "|---|---|---|",
