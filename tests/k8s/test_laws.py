@@ -2,13 +2,14 @@
 
 import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from service.server import ANSWER_SECONDS
-from service.settings import Settings
+from service.settings import SECRETS, Settings
 from tests.k8s.rendered import (
     K8S,
     OVERLAYS,
@@ -173,6 +174,19 @@ def test_ports_are_the_same_everywhere(variant: str) -> None:
         assert [each["port"] for each in monitor["spec"]["endpoints"]] == [
             service["spec"]["ports"][0]["name"]
         ]
+
+
+def test_the_image_is_as_the_pods_take_it_to_be() -> None:
+    image = (ROOT / "docker/Dockerfile").read_text()
+    assert f"EXPOSE {loaded_settings('cpu-dev').port}\n" in image
+    user, group = (pod("cpu-dev")["securityContext"][name] for name in ("runAsUser", "runAsGroup"))
+    assert f"USER {user}:{group}\n" in image
+    # Containers without a command serve; those with one find it.
+    assert 'ENTRYPOINT ["tini", "--", "hbridge"]\nCMD ["serve"]\n' in image
+    assert "PATH=/opt/hbridge/bin:$PATH" in image
+    assert SECRETS == Path("/run/secrets")
+    mounted = {mount["mountPath"] for mount in server("cpu-dev")["volumeMounts"]}
+    assert {str(SECRETS), *re.findall(r"HBRIDGE_(?:CACHE|DATA)_DIR=(\S+)", image)} <= mounted
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -7,15 +7,11 @@ import jsonschema
 import kubernetes_validate
 import pytest
 from kubernetes_validate import utils
-from yamllint import linter
-from yamllint.config import YamlLintConfig
 
 from tests.k8s.crds import SOURCES, schema_of
-from tests.k8s.rendered import K8S, OVERLAYS, ROOT, VARIANTS, Manifest, render
+from tests.k8s.rendered import OVERLAYS, VARIANTS, Manifest, render
 
-LINTED = YamlLintConfig(file=str(K8S / ".yamllint.yaml"))
 VERSIONS = [f"1.{minor}" for minor in range(29, 38)]
-YAML = sorted(path for pattern in ("*.yaml", "*.yml") for path in K8S.rglob(pattern))
 
 
 def own_manifests() -> dict[str, Manifest]:
@@ -79,9 +75,3 @@ def test_every_custom_resource_fits_its_crd(kind: str) -> None:
 
 def test_an_overlay_needs_nothing_but_kubernetes_unless_a_component_is_chosen() -> None:
     assert not {manifest["kind"] for overlay in OVERLAYS for manifest in render(overlay)} & SOURCES.keys()
-
-
-@pytest.mark.parametrize("path", YAML, ids=lambda path: str(path.relative_to(ROOT)))
-def test_yaml_is_tidy(path: Any) -> None:
-    problems = list(linter.run(path.read_text(), LINTED, str(path.relative_to(ROOT))))
-    assert not problems, "\n".join(f"{path}:{problem.line}: {problem.desc}" for problem in problems)
