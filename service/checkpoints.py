@@ -1,4 +1,4 @@
-"""Checkpoints at the command line: what they weigh, and hbridge folders made of published ones."""
+"""Checkpoints at the command line: what they weigh, fetching them, hbridge folders made of others."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from model.checkpoint import count_weights, read_config
+from model.checkpoint import count_weights, read_config, weights_hash
 from model.convert import convert
 from model.errors import BadRequest
 from model.hbridge.start import Start
 from model.registry import resolve
 from model.stored_tensor import read_json
-from service.hub import locate
+from service.hub import locate, verify
+from service.loading import check_hash, hashes_folder
 from service.local import bytes_bar
+from service.settings import Settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STARTS: Mapping[str, Start] = {"zero": "zero", "identity": "identity"}
@@ -32,6 +34,22 @@ def size_table(model: str) -> str:
     for part, count in {**counts, "all": sum(counts.values())}.items():
         lines.append(f"| {part} | {count:,} | {4 * count / 1e9:.2f} GB | {2 * count / 1e9:.2f} GB |")
     return "\n".join(lines)
+
+
+def fetch_model(settings: Settings) -> str:
+    """Bring the files of the settings' model here, and return the SHA-256 of its weights.
+
+    They are compared with the hash that the settings expect. Where there is none, or another, every file is
+    compared with the checksum that the hub states. So who expects a hash and has the files needs no network.
+
+    Raises:
+        BadCheckpoint: They cannot be downloaded, or are not what they should be.
+    """
+    found = weights_hash(resolve(locate(settings.model)), kept=hashes_folder(settings))
+    if found != settings.weights_sha256:
+        verify(settings.model)
+        check_hash(settings, found)
+    return found
 
 
 def convert_models(

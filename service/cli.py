@@ -231,6 +231,20 @@ def convert(
         )
 
 
+def fetch(*, model: Model = None) -> None:
+    """Download a model's files, check them, and write the SHA-256 of its weights on standard output.
+
+    A server with the same HBRIDGE_MODEL and HF_HOME then needs no network. HBRIDGE_WEIGHTS_SHA256 is the hash
+    that is expected.
+    """
+    from service.checkpoints import fetch_model  # noqa: PLC0415
+
+    with users_faults():
+        settings = settings_with(model=model)
+        logs.configure(settings.log_format, settings.log_level, has_content=settings.log_content)
+        typer.echo(fetch_model(settings))
+
+
 def size(model: Annotated[str, typer.Argument(help="Folder, short name, or Hugging Face id.")]) -> None:
     """Count a model's weights and what they take in memory, from its config alone."""
     from service.checkpoints import size_table  # noqa: PLC0415
@@ -284,6 +298,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "edit": edit,
     "understand": understand,
+    "fetch": fetch,
     "convert": convert,
     "size": size,
     "doctor": doctor,

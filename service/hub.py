@@ -51,6 +51,40 @@ def locate(
     return str(folder)
 
 
+def verify(model: str, *, endpoint: str | None = None, cache_dir: Path | None = None) -> None:
+    """Compare the files of a Hugging Face id that are here with the checksums that the hub states.
+
+    What differs is removed, so that it is downloaded anew the next time. Nothing is asked of a folder or a
+    short name.
+
+    Args:
+        model: As locate takes it.
+        endpoint: The hub's address; None takes the library's.
+        cache_dir: Where its files are; None takes the library's.
+
+    Raises:
+        BadCheckpoint: Files differ, or the hub does not answer.
+    """
+    found = ID.fullmatch(model)
+    if not found or Path(model).is_dir():
+        return
+    from huggingface_hub import HfApi  # noqa: PLC0415 - only for who names an id
+
+    try:
+        told = HfApi(endpoint).verify_repo_checksums(
+            found["repo"], revision=found["revision"], cache_dir=cache_dir
+        )
+    except Exception as error:  # they have no common root
+        raise BadCheckpoint(f"{model} cannot be verified: {_reason(error)}") from error
+    wrong = [mismatch["path"] for mismatch in told.mismatches]
+    for path in wrong:
+        link = told.verified_path / path
+        link.resolve().unlink()
+        link.unlink(missing_ok=True)
+    if wrong:
+        raise BadCheckpoint(f"{model}: not what the hub has, and removed: {', '.join(wrong)}; fetch it again")
+
+
 def short_name(model: str) -> str:
     """Return the model's name on the wire: the short name, the folder's, or the id's last word."""
     found = ID.fullmatch(model)
@@ -73,7 +107,10 @@ def _download(
             repo, revision=commit, allow_patterns=list(patterns), endpoint=endpoint, cache_dir=cache_dir
         )
     except Exception as error:  # they have no common root
-        reason = str(error).strip().partition("\n")[0]
-        raise BadCheckpoint(f"{repo}@{commit} cannot be downloaded: {reason}") from error
+        raise BadCheckpoint(f"{repo}@{commit} cannot be downloaded: {_reason(error)}") from error
     log.info("downloaded", extra={"model": repo, "seconds": round(time.perf_counter() - begun, 3)})
     return Path(folder)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -5,9 +5,10 @@ The networks' libraries are imported by what loads: a server whose engine is a p
 
 import logging
 from functools import partial
+from pathlib import Path
 from time import monotonic, perf_counter
 
-from model.errors import ModelError
+from model.errors import BadCheckpoint, ModelError
 from model.stored_tensor import OnProgress
 from service import logs
 from service.about import read_about
@@ -82,7 +83,8 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
         weights = random_hash(read_config(folder), RANDOM_SEED)
     else:
         family = load(folder, on_progress=on_progress or ProgressLog(), **place)
-        weights = weights_hash(folder, kept=settings.cache_dir / "hashes")
+        weights = weights_hash(folder, kept=hashes_folder(settings))
+    check_hash(settings, weights)
     quantize(family.module, settings.quantization, settings.device)
     if settings.offload == "layers":
         from model.offload import offload_layers  # noqa: PLC0415
@@ -117,6 +119,24 @@ def _first_device(settings: Settings) -> str:
     """
     is_reduced = settings.quantization != "none" and settings.load_format == "auto"
     return "cpu" if is_reduced or settings.offload == "layers" else settings.device
+
+
+def hashes_folder(settings: Settings) -> Path:
+    """Return where the hashes of files are kept, so that a file that stays as it is, is read once."""
+    return settings.cache_dir / "hashes"
+
+
+def check_hash(settings: Settings, weights_hash: str) -> None:
+    """Refuse weights that are not those that the settings expect.
+
+    Raises:
+        BadCheckpoint: They are others.
+    """
+    if settings.weights_sha256 not in (None, weights_hash):
+        raise BadCheckpoint(
+            f"the weights of {settings.model} have the SHA-256 {weights_hash}; "
+            f"HBRIDGE_WEIGHTS_SHA256 expects {settings.weights_sha256}"
+        )
 
 
 def load_apart(settings: Settings) -> LoadedModel:

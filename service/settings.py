@@ -35,6 +35,11 @@ class Settings(BaseSettings):
     load_format: Literal["auto", "random"] = Field(
         "auto", description="Weights from the checkpoint, or random ones of its config to measure speed."
     )
+    weights_sha256: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 that the weights must have, as `hbridge fetch` prints it; others are refused.",
+    )
     device: str = Field(
         "cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="PyTorch device, such as cpu or cuda:0."
     )

@@ -14,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from model.checkpoint import weights_hash
 from model.errors import BadCheckpoint
-from service.hub import locate, short_name
+from service.hub import locate, short_name, verify
 
+ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "f" * 40
 
@@ -65,8 +67,13 @@ class Hub:
             self.send(request, 404, b"", {"X-Error-Code": code, "X-Error-Message": "not here"})
 
     def entry(self, file: Path) -> dict[str, object]:
+        """Describe a file as the hub does: weights with their SHA-256, others with the hash of git."""
         path, data = str(file.relative_to(self.folder)), file.read_bytes()
-        return {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+        blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        told: dict[str, object] = {"type": "file", "path": path, "size": len(data), "oid": blob}
+        if file.suffix == ".safetensors":
+            told["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 1}
+        return told
 
     def send(
         self, request: BaseHTTPRequestHandler, status: int, data: bytes, headers: dict[str, str]
@@ -138,6 +145,73 @@ def test_a_download_that_was_cut_off_goes_on(hub: Hub, tmp_path: Path) -> None:
     folder = fetch(hub, tmp_path / "cache")
     (folder / "config.json").unlink()
     assert (fetch(hub, tmp_path / "cache") / "config.json").is_file()
+
+
+def test_who_only_reads_the_cache_leaves_it_as_it_is(hub: Hub, tmp_path: Path) -> None:
+    fetch(hub, tmp_path / "cache")
+    before = {path: path.lstat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    fetch(hub, tmp_path / "cache")
+    assert {path: path.lstat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == before
+
+
+def test_what_the_hub_has_is_verified(hub: Hub, tmp_path: Path) -> None:
+    fetch(hub, tmp_path / "cache")
+    verify(f"org/name@{COMMIT}", endpoint=hub.url, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_that_is_not_the_hubs_is_told_and_comes_anew(hub: Hub, tmp_path: Path, name: str) -> None:
+    folder = fetch(hub, tmp_path / "cache")
+    right = (folder / name).read_bytes()
+    (folder / name).resolve().write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    with pytest.raises(BadCheckpoint, match=f"not what the hub has, and removed: {name}"):
+        verify(f"org/name@{COMMIT}", endpoint=hub.url, cache_dir=tmp_path / "cache")
+    again = fetch(hub, tmp_path / "cache")
+    assert (again / name).read_bytes() == right
+    verify(f"org/name@{COMMIT}", endpoint=hub.url, cache_dir=tmp_path / "cache")
+
+
+def test_nothing_is_verified_without_the_hub(hub: Hub, tmp_path: Path) -> None:
+    fetch(hub, tmp_path / "cache")
+    hub.allows = False
+    with pytest.raises(BadCheckpoint, match=r"cannot be verified: .*401"):
+        verify(f"org/name@{COMMIT}", endpoint=hub.url, cache_dir=tmp_path / "cache")
+
+
+def test_of_a_folder_nothing_is_asked(model_folder: Path) -> None:
+    verify(str(model_folder), endpoint="http://127.0.0.1:9")
+    verify("hbridge-tiny", endpoint="http://127.0.0.1:9")
+
+
+def hbridge_fetch(hub: Hub, tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as an init container does: its model from the environment, the cache in HF_HOME."""
+    environment = {
+        "HBRIDGE_MODEL": f"org/name@{COMMIT}",
+        "HBRIDGE_CACHE_DIR": str(tmp_path / "cache"),
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_ENDPOINT": hub.url,
+        "PYTHONPATH": str(ROOT),
+        **variables,
+    }
+    command = [sys.executable, "-m", "service", "fetch"]
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.slow
+def test_the_command_says_the_hash_and_with_it_asks_nobody_again(hub: Hub, tmp_path: Path) -> None:
+    first = hbridge_fetch(hub, tmp_path)
+    assert (first.returncode, first.stdout) == (0, f"{weights_hash(hub.folder)}\n"), first.stderr
+    hub.asked.clear()
+    again = hbridge_fetch(hub, tmp_path, HBRIDGE_WEIGHTS_SHA256=first.stdout.strip())
+    assert (again.returncode, again.stdout) == (0, first.stdout), again.stderr
+    assert not hub.asked
+
+
+@pytest.mark.slow
+def test_the_command_refuses_other_weights_than_are_expected(hub: Hub, tmp_path: Path) -> None:
+    refused = hbridge_fetch(hub, tmp_path, HBRIDGE_WEIGHTS_SHA256="0" * 64)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"HBRIDGE_WEIGHTS_SHA256 expects {'0' * 64}" in refused.stderr
 
 
 @pytest.mark.parametrize("revision", ["", "@", "@main", "@v1.0", f"@{COMMIT[:-1]}", f"@{COMMIT.upper()}"])

@@ -25,6 +25,14 @@ def test_a_loaded_model_says_what_it_is(model_folder: Path) -> None:
     assert (loaded.card.device, loaded.card.dtype) == ("cpu", "float32")
 
 
+def test_other_weights_than_are_expected_are_refused(model_folder: Path) -> None:
+    expected = weights_hash(model_folder)
+    settings = Settings(model=str(model_folder), weights_sha256=expected)
+    assert load_model(settings).card.weights_hash == expected
+    with pytest.raises(BadCheckpoint, match=f"SHA-256 {expected}; HBRIDGE_WEIGHTS_SHA256 expects {'0' * 64}"):
+        load_model(settings.model_copy(update={"weights_sha256": "0" * 64}))
+
+
 def test_hashes_are_kept_from_one_start_to_the_next(model_folder: Path, tmp_path: Path) -> None:
     settings = Settings(model=str(model_folder), cache_dir=tmp_path)
     hashes = {load_model(settings).card.weights_hash for _ in range(2)}
