@@ -186,10 +186,11 @@ def test_the_whole_plan_runs_at_toy_size_as_one_command(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, *words, "--seconds", "60"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert time.monotonic() - begun < 65
+    assert time.monotonic() - begun < 80, "to start and to end Python counts beside the 60 seconds"
     assert done.returncode == 0, done.stderr
     record = read_record(path)
     assert (record.size, record.seed, record.is_whole) == ("toy", 5, True)
+    assert record.seconds <= 60
     assert record.command == f"python -m benchmarks.gpu {' '.join(words[2:])} --seconds 60"
     assert [each.case for each in record.cases] == PLAN
     assert {each.status for each in record.cases} == {"measured", "skipped"}
