@@ -1,6 +1,7 @@
 """Images and Compose files agree with the project: versions, settings, one way to say each."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,17 @@ def test_an_image_has_the_versions_that_are_tested(lock: str) -> None:
     locked = pins(f"docker/{lock}")
     assert len(locked) > 10
     assert {name: version for name, version in locked.items() if tested.get(name, version) != version} == {}
+
+
+def test_an_image_has_all_that_the_service_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["s3"], *extras["gpu"]]
+    names = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=;~ ]", each)[0]).lower() for each in needed}
+    assert len(names) > 20
+    assert (
+        names - pins("docker/requirements.txt").keys() - pins("docker/requirements-cuda.txt").keys() == set()
+    )
 
 
 @pytest.mark.parametrize("lock", LOCKS)
