@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS)
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-all check policies format bench train eval clean
+.PHONY: help install serve test test-all check check-all policies format bench train eval image lock licences release deploy-test clean
 
 help:  ## List the commands.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,11 @@ check: $(VENV)/.dev  ## Lint, formatting, types and the walls between packages.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	PATH=$(abspath $(BIN)):$$PATH docker/check.sh
+
+check-all: check policies  ## Also licences, policies of k8s/, and known vulnerabilities of what images install.
+	PATH=$(abspath $(BIN)):$$PATH docker/licences.sh | diff docs/licences.md -
+	PATH=$(abspath $(BIN)):$$PATH .ci/audit
 
 # Its own environment, as it pins what others need newer.
 $(VENV)/policies/bin/checkov:
@@ -60,6 +65,21 @@ train: $(VENV)/.dev  ## Train hbridge-tiny from nothing, or go on where it stopp
 
 eval: $(VENV)/.dev  ## Score hbridge-tiny on held-out combinations; writes benchmarks/results/.
 	$(BIN)/hbridge eval
+
+image:  ## Build the image hbridge:cpu (TARGET=cuda: hbridge:cuda); say its size and how soon it serves.
+	docker/image.sh $(or $(TARGET),cpu)
+
+deploy-test: $(VENV)/.dev  ## Deploy for real, on this machine, and use it; starts Docker if need be (Debian, root).
+	PATH=$(abspath $(BIN)):$$PATH docker/deploy-test.sh
+
+lock: $(VENV)/.dev  ## Write docker/requirements*.txt, with hashes, at the versions of constraints.txt.
+	PATH=$(abspath $(BIN)):$$PATH docker/lock.sh
+
+licences: $(VENV)/.dev  ## Write docs/licences.md.
+	PATH=$(abspath $(BIN)):$$PATH docker/licences.sh > docs/licences.md
+
+release: $(VENV)/.dev  ## Build wheel and source into dist/, check them, serve from the wheel alone.
+	PATH=$(abspath $(BIN)):$$PATH PIP_ARGS="$(PIP_ARGS)" .ci/release
 
 clean:  ## Remove the environment and caches; runs/ stays.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

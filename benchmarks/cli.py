@@ -1,4 +1,4 @@
-"""The commands `hbridge bench load`, `hbridge bench engine` and `hbridge bench drill`."""
+"""The commands of `hbridge bench`: load, engine, packing, drill, gpu and report."""
 
 import asyncio
 from collections.abc import Iterator
@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import httpx
+import torch
 import typer
 from rich.console import Console
 
 from benchmarks import drill as drilling
 from benchmarks import figure as figures
 from benchmarks.engine import Counts, measure_engine
+from benchmarks.gpu import main as gpu
 from benchmarks.load import Arrivals, Campaign, Mix, run_campaign
 from benchmarks.local_server import LocalServer
+from benchmarks.packing import measure_packing
+from benchmarks.report import main as report
+from benchmarks.sizes import OMNIGEN2_MEDIUM
 from model.checkpoint import weights_hash
+from service.engine.engine import NUM_THREADS
 from service.terminal import settings_with, users_faults
 from training.record import invoked, write_record
 
@@ -25,6 +31,8 @@ SHARES = (0.5, 1.0, 2.0)
 MAX_PAUSE_SECONDS = 1.0
 
 app = typer.Typer(help="Measure the service on this machine.", no_args_is_help=True)
+app.command("gpu")(gpu)
+app.command("report")(report)
 screen = Console(stderr=True)
 
 
@@ -96,6 +104,26 @@ def engine(
             status.update(f"{each.title}: {each.value:.4g}")
     about = {"model": MODEL, "weights_hash": weights_hash(MODEL), "dtype": settings.dtype}
     write_record(output, invoked(), {**about, "figures": figures.report(measured)})
+    screen.print(figures.table(measured))
+    _say_where(output)
+
+
+@app.command()
+def packing(
+    *,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of which the median counts.")] = 5,
+    layers: Annotated[int, typer.Option(min=1, help="Of the network; its refiners stay as they are.")] = 16,
+    output: Annotated[Path, typer.Option(help="JSON file.")] = RESULTS / "packing.json",
+) -> None:
+    """Compare OmniGen2's packed steps with the release's shape of work, on the same random weights."""
+    config = {**OMNIGEN2_MEDIUM, "transformer": OMNIGEN2_MEDIUM["transformer"] | {"num_layers": layers}}
+    torch.set_num_threads(NUM_THREADS)
+    measured: list[figures.Figure] = []
+    with screen.status("drawing weights") as status:
+        for each in measure_packing(config, repeats=repeats):
+            measured.append(each)
+            status.update(f"{each.title}: {each.value:.4g}")
+    write_record(output, invoked(), {"config": config, "figures": figures.report(measured)})
     screen.print(figures.table(measured))
     _say_where(output)
 

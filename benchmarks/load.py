@@ -41,6 +41,8 @@ from training.world import Scene, render
 Arrivals = Literal["poisson", "burst"]
 TASKS = ("generate", "edit", "understand")
 QUANTILES = (0.5, 0.95, 0.99)
+LATENCIES = ("queue", "first", "total")
+DEVICE_POLL_SECONDS = 1.0
 BURST = 8
 FIRSTS = frozenset({"text_delta", "partial_image"})
 """Events that show something of the answer."""
@@ -125,31 +127,34 @@ class Run:
     num_shots: int
     begun: float = field(default_factory=perf_counter)
     seconds: float = 0.0
+    device_seconds: float = 0.0
     num_sent: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __rich__(self) -> Table:
         """Show where it stands."""
-        table = Table("task", "done", "refused", "failed", *(f"p{q * 100:.0f}" for q in QUANTILES))
+        quantiles = ", ".join(f"p{q * 100:.0f}" for q in QUANTILES)
+        table = Table("task", "done", "refused", "failed", *(f"{name} {quantiles}, s" for name in LATENCIES))
         under_way = self.num_sent - len(self.outcomes)
         table.title = f"{self.title}: {self.num_sent}/{self.num_shots} sent, {under_way} under way"
+        figures = self.report()
+        table.caption = f"{figures['throughput']} done a second, device busy: {figures['device_busy']:.0%}"
         for task in TASKS:
-            mine = [each for each in self.outcomes if each.task == task]
-            counts = Counter(_kind(each.status) for each in mine)
-            totals = [each.total for each in mine if each.status == 200]
-            row = (f"{quantile(totals, q):.2f} s" if totals else "none" for q in QUANTILES)
-            table.add_row(task, str(counts["done"]), str(counts["refused"]), str(counts["failed"]), *row)
+            counts = Counter(_kind(each.status) for each in self.outcomes if each.task == task)
+            kinds = (str(counts[kind]) for kind in ("done", "refused", "failed"))
+            table.add_row(task, *kinds, *_cells(figures["latency"][task]))
         return table
 
-    def report(self, device_seconds: float) -> dict[str, Any]:
-        """Return its figures as plain data."""
+    def report(self) -> dict[str, Any]:
+        """Return its figures as plain data, as they are now."""
         counts = Counter(_kind(each.status) for each in self.outcomes)
+        seconds = self.seconds or perf_counter() - self.begun
         return {
             "title": self.title,
-            "seconds": round(self.seconds, 2),
+            "seconds": round(seconds, 2),
             "requests": dict(counts),
-            "throughput": round(counts["done"] / self.seconds, 3),
-            "device_busy": round(device_seconds / self.seconds, 3),
+            "throughput": round(counts["done"] / seconds, 3),
+            "device_busy": round(self.device_seconds / seconds, 3),
             "latency": {task: self._latencies(task) for task in TASKS},
         }
 
@@ -164,6 +169,11 @@ class Run:
             name: {f"p{q * 100:.0f}": round(quantile(values, q), 4) for q in QUANTILES} if values else {}
             for name, values in columns.items()
         }
+
+
+def _cells(latencies: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the quantiles of each latency, in words."""
+    return [", ".join(f"{each:.2f}" for each in latencies[name].values()) or "none" for name in LATENCIES]
 
 
 def _kind(status: int) -> str:
@@ -270,11 +280,21 @@ async def measure(campaign: Campaign) -> tuple[dict[str, Any], list[Run]]:
 async def watched(client: httpx.AsyncClient, run: Run, work: Callable[[], Awaitable[None]]) -> dict[str, Any]:
     """Show a run while it goes on; return its figures."""
     before = await device_seconds(client)
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(DEVICE_POLL_SECONDS)
+            with suppress(httpx.HTTPError):
+                run.device_seconds = await device_seconds(client) - before
+
     run.begun = perf_counter()
     with Live(run, refresh_per_second=4):
+        looking = asyncio.create_task(look())
         await work()
-    run.seconds = perf_counter() - run.begun
-    return run.report(await device_seconds(client) - before)
+        looking.cancel()
+        run.seconds = perf_counter() - run.begun
+        run.device_seconds = await device_seconds(client) - before
+    return run.report()
 
 
 def plot(runs: Sequence[Run], path: Path) -> None:
@@ -312,8 +332,7 @@ def page(report: Mapping[str, Any], picture: str) -> str:
     ]
     for run in report["runs"]:
         for task in TASKS:
-            latency = run["latency"][task].values()
-            cells = [", ".join(f"{value:.2f}" for value in each.values()) or "none" for each in latency]
+            cells = _cells(run["latency"][task])
             lines.append(
                 f"| {run['share']:g} × | {run['throughput']:.2f} | {run['requests'].get('refused', 0)} | "
                 f"{run['device_busy']:.0%} | {task} | {' | '.join(cells)} |"

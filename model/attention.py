@@ -1,9 +1,13 @@
 """The only attention call: packed sequences of different lengths, never a padded mask from outside.
 
-Shapes: T packed query positions, S packed key positions, H query heads, K key heads, D head dim, B segments.
+Which backends can be used where, and which is fastest, is for model.backend_choice to say.
+
+Shapes: T packed query positions, S packed key positions, U of them that lie apart and come first, H query
+heads, K key heads, D head dim, B segments.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -11,9 +15,28 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-Backend = Literal["sdpa", "plain"]
+from model import device_attention
+from model.bounds import Bounds, BoundsBackend, starts
+from model.layers import interleave
+
+Backend = Literal["sdpa", "plain", "cudnn", "varlen", "xformers", "triton"]
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The shape of an attention layer.
+
+    Attributes:
+        causal: Whether it is used so.
+    """
+
+    num_heads: int
+    num_key_heads: int
+    head_dim: int
+    causal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +47,43 @@ class Segments:
         q_lengths: Queries of each segment; they sum to T.
         kv_lengths: Keys of each segment; they sum to S.
         causal: Queries are the last positions of their keys, and see none after themselves.
-        backend: "sdpa" is PyTorch's kernel, a call for each shape of segment. "plain" pads inside and
-            multiplies matrices: for training on a CPU, where bfloat16 SDPA is slow backwards.
+        backend: "sdpa" is PyTorch's kernel, a call for each shape of segment; "cudnn" the same, by cuDNN.
+            "plain" pads inside and multiplies matrices: for training on a CPU, where bfloat16 SDPA is slow
+            backwards. "varlen", "xformers" and "triton" take all segments in one call, on CUDA.
+        before_lengths: For attend_joined: of each segment's keys, the first ones that lie apart.
     """
 
     q_lengths: tuple[int, ...]
     kv_lengths: tuple[int, ...]
     causal: bool = False
     backend: Backend = "sdpa"
+    before_lengths: tuple[int, ...] = ()
 
     @classmethod
     def own(cls, lengths: tuple[int, ...], *, causal: bool = False, backend: Backend = "sdpa") -> "Segments":
         """Let every segment see itself alone."""
         return cls(lengths, lengths, causal, backend)
 
+    @property
+    def own_lengths(self) -> tuple[int, ...]:
+        """Keys of each segment without those that lie apart."""
+        before_lengths = self.before_lengths or (0,) * len(self.kv_lengths)
+        return tuple(kv - before for kv, before in zip(self.kv_lengths, before_lengths, strict=True))
 
-def attend(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> Tensor:
+    def bounds(self, backend: BoundsBackend, device: torch.device) -> Bounds:
+        """Return the same on a device; keys are those that do not lie apart."""
+        own_lengths = self.own_lengths
+        return Bounds(
+            starts(self.q_lengths, device),
+            starts(own_lengths, device),
+            max(self.q_lengths, default=0),
+            max(own_lengths, default=0),
+            self.causal,
+            backend,
+        )
+
+
+def attend(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments | Bounds) -> Tensor:
     """Attend within segments; query head h reads key head h // (H/K); scale 1/sqrt(D).
 
     Returns:
@@ -48,9 +92,46 @@ def attend(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> T
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; grouped keys: Ainslie et al. 2023,
     arXiv:2305.13245.
     """
+    if isinstance(segments, Bounds):
+        return ON_BOUNDS[segments.backend](q_THD, k_SKD, v_SKD, segments)
     assert sum(segments.q_lengths) == q_THD.shape[0], "query lengths must cover the packed queries"
     assert sum(segments.kv_lengths) == k_SKD.shape[0], "key lengths must cover the packed keys"
     return BACKENDS[segments.backend](q_THD, k_SKD, v_SKD, segments)
+
+
+def attend_joined(
+    q_THD: Tensor, own: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor], segments: Segments | Bounds
+) -> Tensor:
+    """Attend to keys that lie in two places: each segment sees those before, and then its own.
+
+    They are laid side by side, unless the backend is "triton", which reads both where they are.
+
+    Args:
+        q_THD: Queries.
+        own: Keys and values of the segments themselves.
+        before: Keys [U, K, D] and values that lie apart, in the dtype of the others.
+        segments: With the lengths of what lies apart; not causal.
+    """
+    assert not segments.causal, "what lies apart is seen by all"
+    if isinstance(segments, Bounds):
+        is_plain = segments.backend == "plain"
+        attend_both = device_attention.masked_joined if is_plain else device_attention.triton_joined
+        assert segments.before_starts_B is not None, "bounds must say where keys that lie apart begin"
+        places = (*own, segments.kv_starts_B), (*before, segments.before_starts_B)
+        return attend_both(q_THD, *places, segments)
+    if segments.backend == "triton":
+        bounds = segments.bounds("triton", q_THD.device)
+        apart = *before, starts(segments.before_lengths, q_THD.device)
+        return device_attention.triton_joined(q_THD, (*own, bounds.kv_starts_B), apart, bounds)
+    k_SKD, v_SKD = (join(before[i], own[i], segments) for i in (0, 1))
+    return attend(
+        q_THD, k_SKD, v_SKD, Segments(segments.q_lengths, segments.kv_lengths, backend=segments.backend)
+    )
+
+
+def join(before_UKD: Tensor, own_TKD: Tensor, segments: Segments) -> Tensor:
+    """Lay keys or values that lie apart before the others, segment by segment: [S, K, D]."""
+    return interleave((before_UKD, segments.before_lengths), (own_TKD, segments.own_lengths))
 
 
 def _sdpa(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> Tensor:
@@ -133,4 +214,34 @@ def causal_mask(q_length: int, kv_length: int, device: torch.device) -> Tensor:
     return query[:, None] >= torch.arange(kv_length, device=device)
 
 
-BACKENDS = {"sdpa": _sdpa, "plain": _plain}
+def _cudnn(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> Tensor:
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return _sdpa(q_THD, k_SKD, v_SKD, segments)
+
+
+def _varlen(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> Tensor:
+    return device_attention.varlen(q_THD, k_SKD, v_SKD, segments.bounds("varlen", q_THD.device))
+
+
+def _triton(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> Tensor:
+    return device_attention.triton(q_THD, k_SKD, v_SKD, segments.bounds("triton", q_THD.device))
+
+
+def _xformers(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments) -> Tensor:
+    lengths = segments.q_lengths, segments.kv_lengths
+    return device_attention.xformers(q_THD, k_SKD, v_SKD, lengths, causal=segments.causal)
+
+
+BACKENDS: dict[Backend, Callable[[Tensor, Tensor, Tensor, Segments], Tensor]] = {
+    "sdpa": _sdpa,
+    "plain": _plain,
+    "cudnn": _cudnn,
+    "varlen": _varlen,
+    "xformers": _xformers,
+    "triton": _triton,
+}
+ON_BOUNDS: dict[BoundsBackend, Callable[[Tensor, Tensor, Tensor, Bounds], Tensor]] = {
+    "plain": device_attention.masked,
+    "varlen": device_attention.varlen,
+    "triton": device_attention.triton,
+}

@@ -45,18 +45,28 @@ def load(
         raise BadCheckpoint(
             f"{checkpoint} is a published model, of which only configs are here: name its folder"
         )
-    family = build(read_config(folder), folder)
-    stored = list_tensors(folder, family.names)
-    for part in family.names.optional:
-        if hasattr(family.module, part) and not any(name.startswith(f"{part}.") for name in stored):
-            setattr(family.module, part, None)
+    family, stored = inspect(folder)
     ours = family.module.state_dict()
-    check(ours, stored, family.names, folder)
     weights = read_tensors(stored, ours, torch.device(device), dtype, on_progress)
     shaped = {name: weight.view(ours[name].shape) for name, weight in weights.items()}
     family.module.load_state_dict(shaped, assign=True)
     family.module.requires_grad_(False).eval()
     return family
+
+
+def inspect(folder: Path) -> tuple[LoadableFamily, dict[str, StoredTensor]]:
+    """Build a checkpoint's family without its weights, and list these, which are all that it needs.
+
+    Raises:
+        BadCheckpoint: Lists everything that is wrong with the folder.
+    """
+    family = build(read_config(folder), folder)
+    stored = list_tensors(folder, family.names)
+    for part in family.names.optional:
+        if hasattr(family.module, part) and not any(name.startswith(f"{part}.") for name in stored):
+            setattr(family.module, part, None)
+    check(family.module.state_dict(), stored, family.names, folder)
+    return family, stored
 
 
 def build(config: Mapping[str, Any], folder: Path | None = None) -> LoadableFamily:
@@ -180,9 +190,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     pipeline = read_json(folder / "model_index.json").get("_class_name")
     if pipeline not in PIPELINES:
         raise BadCheckpoint(f"{folder / 'model_index.json'}: pipeline {pipeline!r} is not known")
+    scheduler = folder / "scheduler" / "scheduler_config.json"
     return {
         "family": PIPELINES[pipeline],
         **{part.name: read_json(part / "config.json") for part in parts(folder)},
+        **({"scheduler": read_json(scheduler)} if scheduler.is_file() else {}),
     }
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from PIL.Image import Image, composite
 from torch import Tensor
 
-from model.errors import BadRequest, MissingCapability, TooManyReferences, UnsupportedSize
+from model.errors import BadRequest, TooManyReferences, UnsupportedSize
 from model.family import Capabilities, Context, Family, Row, Size
 from model.flow import Walk, check_num_steps, check_solver, time_grid
 from model.guidance import Branch, Guidance
 from model.prompt import Prompt, Task
-from model.request import MAX_SEED, Usage, chosen_seed
+from model.request import MAX_SEED, Usage, check_task, chosen_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Drawing:
         prompt: What to draw, or the instruction of an edit.
         images: Pictures to edit, in the order the prompt means them; none to generate.
         mask: Of an edit, in mode "1": True where the first image may change; the rest comes back as it was.
-        size: None takes the family's default, or the size of the first image.
+        size: None takes the family's default, or what the family makes of the images.
         n: Pictures from one prefill; picture i uses seed + i.
         seed: None draws one.
         num_inference_steps: None takes the family's default; so do the guidance scales.
@@ -69,13 +69,12 @@ def plan_drawing(family: Family, drawing: Drawing) -> Plan:
     """
     can = family.capabilities
     task: Task = "edit" if drawing.images else "generate"
-    if task not in can.tasks:
-        raise MissingCapability(f"this checkpoint cannot {task}; it can {', '.join(can.tasks)}")
+    check_task(task, can)
     if len(drawing.images) > can.max_references:
         raise TooManyReferences(f"{len(drawing.images)} images, {can.max_references} at most", param="image")
     if drawing.n < 1:
         raise BadRequest(f"n {drawing.n} must be at least 1", param="n")
-    size = drawing.size or (family.output_size(drawing.images) if drawing.images else can.default_size)
+    size = chosen_size(family, drawing)
     check_size(size, can)
     check_mask(drawing, size)
     steps = drawing.num_inference_steps
@@ -109,16 +108,36 @@ def plan_drawing(family: Family, drawing: Drawing) -> Plan:
     )
 
 
+def chosen_size(family: Family, drawing: Drawing) -> Size:
+    """Return the size that a drawing names, or else what the family makes of its images.
+
+    With a mask that is the first image's own size, wherever the family can make it.
+    """
+    if drawing.size is not None:
+        return drawing.size
+    if not drawing.images:
+        return family.capabilities.default_size
+    if drawing.mask is None:
+        return family.output_size(drawing.images)
+    own = Size(*drawing.images[0].size)
+    return own if can_make(own, family.capabilities) else family.output_size(drawing.images[:1])
+
+
+def can_make(size: Size, can: Capabilities) -> bool:
+    """Say whether a family makes pictures of a size."""
+    sides = (size.width, size.height)
+    whole = all(side % can.size_step == 0 for side in sides)
+    within = can.min_side <= min(sides) and max(sides) <= can.max_side
+    return whole and within and size.width * size.height <= can.max_pixels
+
+
 def check_size(size: Size, can: Capabilities) -> None:
     """Refuse a size that the family cannot make.
 
     Raises:
         UnsupportedSize: Says which sizes it makes.
     """
-    sides = (size.width, size.height)
-    whole = all(side % can.size_step == 0 for side in sides)
-    within = can.min_side <= min(sides) and max(sides) <= can.max_side
-    if not whole or not within or size.width * size.height > can.max_pixels:
+    if not can_make(size, can):
         raise UnsupportedSize(
             f"size {size} is not possible; sides are multiples of {can.size_step} from {can.min_side} to "
             f"{can.max_side}, with at most {can.max_pixels} pixels in all",

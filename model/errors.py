@@ -8,6 +8,7 @@ ModelError
 │   │   └── ImageTooLarge
 │   └── TooManyReferences
 ├── BadCheckpoint              a folder that is not what its config says; names files and tensors
+├── UnusableQuantization       a scheme that is unknown, or cannot run on this device
 ├── MissingCapability          this family or checkpoint cannot do the task at all
 └── Cancelled                  the caller asked to stop; nothing is wrong
 """
@@ -54,6 +55,10 @@ class TooManyReferences(BadRequest):
 
 class BadCheckpoint(ModelError):
     """A checkpoint folder that cannot be loaded; the message lists every problem."""
+
+
+class UnusableQuantization(ModelError):
+    """A quantization that cannot be done here; says what is missing."""
 
 
 class MissingCapability(ModelError):

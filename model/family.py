@@ -5,15 +5,18 @@ A family is one kind of unified model. Everything above it (pipeline, engine, se
 Shapes: C latent channels, Y and X latent rows and columns, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL.Image import Image
 from torch import Tensor
 
 from model.prompt import Prompt, Task
+
+if TYPE_CHECKING:  # who reads capabilities computes no attention
+    from model.attention import Backend, Heads
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -269,4 +272,17 @@ class Family(Protocol):
 
     def output_size(self, references: Sequence[Image]) -> Size:
         """The size that an edit of these images gets when the request names none."""
+        ...
+
+    @property
+    def heads(self) -> "tuple[Heads, Heads | None]":
+        """The attention of the generation side, and that of the understanding side where there is one."""
+        ...
+
+    def use_backends(self, generation: "Backend", understanding: "Backend") -> None:
+        """Choose how attention is computed on each side."""
+        ...
+
+    def use_runner(self, runner: Callable[..., Tensor]) -> None:
+        """Choose how the generation side's stacks of blocks are computed."""
         ...

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 
+from model.kernels.swiglu import gate
+
 Picked = TypeVar("Picked")
 
 
@@ -99,7 +101,7 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, z_Th: Tensor) -> Tensor:
         """Apply to each token."""
-        out_Th: Tensor = self.linear_2(silu(self.linear_1(z_Th)) * self.linear_3(z_Th))
+        out_Th: Tensor = self.linear_2(gate(self.linear_1(z_Th), self.linear_3(z_Th)))
         return out_Th
 
 

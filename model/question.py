@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.errors import BadRequest, MissingCapability, TooManyReferences
+from model.errors import BadRequest, TooManyReferences
 from model.family import Capabilities, Context, Family, TextRow
 from model.prompt import Prompt, Turn
-from model.request import Usage, chosen_seed
+from model.request import Usage, check_task, chosen_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,7 @@ def read_question(question: Question, can: Capabilities) -> Prompt:
         BadRequest: The conversation cannot be read as asked.
         MissingCapability: The checkpoint does not answer.
     """
-    if "understand" not in can.tasks:
-        raise MissingCapability(f"this checkpoint cannot understand; it can {', '.join(can.tasks)}")
+    check_task("understand", can)
     if question.max_tokens < 1:
         raise BadRequest(f"max_tokens {question.max_tokens} must be at least 1", param="max_tokens")
     check_sampling(question.temperature, question.top_p)

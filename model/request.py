@@ -4,7 +4,9 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from model.errors import BadRequest
+from model.errors import BadRequest, MissingCapability
+from model.family import Capabilities
+from model.prompt import Task
 
 MAX_SEED = 2**63 - 1
 
@@ -55,6 +57,17 @@ Listener = Callable[[Progress], None]
 
 def ignore(progress: Progress) -> None:
     """Listen to nothing."""
+
+
+def check_task(task: Task, can: Capabilities) -> None:
+    """Refuse a task that the checkpoint does not do.
+
+    Raises:
+        MissingCapability: Says which it does.
+    """
+    if task not in can.tasks:
+        does = f"it can {', '.join(can.tasks)}" if can.tasks else "it lacks the parts for any task"
+        raise MissingCapability(f"this checkpoint cannot {task}; {does}")
 
 
 def chosen_seed(seed: int | None) -> int:

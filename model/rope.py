@@ -29,9 +29,8 @@ def mrope_table(ids_T3: Tensor, sections: tuple[int, ...], theta: float) -> tupl
 
     Source: Qwen2-VL, Wang et al. 2024, arXiv:2409.12191, section 2.1 (multimodal rotary embedding).
     """
-    axis_E = torch.repeat_interleave(
-        torch.arange(len(sections), device=ids_T3.device), torch.tensor(sections, device=ids_T3.device)
-    )
+    axes, repeats = (torch.tensor(each, device=ids_T3.device) for each in (range(len(sections)), sections))
+    axis_E = torch.repeat_interleave(axes, repeats, output_size=sum(sections))
     angles_TE = ids_T3[:, axis_E].float() * frequencies(sum(sections), theta, ids_T3.device)
     angles_TD = torch.cat([angles_TE, angles_TE], -1)
     return angles_TD.cos(), angles_TD.sin()

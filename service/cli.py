@@ -16,7 +16,18 @@ from rich.markup import escape
 from service import logs
 from service.evidence import replay, verify
 from service.keys import app as keys
-from service.terminal import USERS_FAULT, Device, Dtype, Model, screen, settings_with, users_faults
+from service.terminal import (
+    USERS_FAULT,
+    Device,
+    Dtype,
+    LoadFormat,
+    Model,
+    Offload,
+    Quantization,
+    screen,
+    settings_with,
+    users_faults,
+)
 
 app = typer.Typer(
     help="One model that makes, edits and understands images.",
@@ -46,9 +57,16 @@ def serve(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
-    load_format: Annotated[
+    load_format: LoadFormat = None,
+    quantization: Quantization = None,
+    offload: Offload = None,
+    attention: Annotated[
         str | None,
-        typer.Option(help="auto, or random for random weights of the model's config (HBRIDGE_LOAD_FORMAT)."),
+        typer.Option(help="auto, sdpa, plain, cudnn, varlen, xformers or triton (HBRIDGE_ATTENTION)."),
+    ] = None,
+    compile_steps: Annotated[
+        str | None,
+        typer.Option("--compile", help="off, graphs or on: prepare steps at the start (HBRIDGE_COMPILE)."),
     ] = None,
     engine: Annotated[
         str | None, typer.Option(help="process, or inline for a thread of the server (HBRIDGE_ENGINE).")
@@ -67,6 +85,10 @@ def serve(
             device=device,
             dtype=dtype,
             load_format=load_format,
+            quantization=quantization,
+            offload=offload,
+            attention=attention,
+            compile=compile_steps,
             engine=engine,
         )
         logs.configure(settings.log_format, settings.log_level, has_content=settings.log_content)
@@ -231,6 +253,45 @@ def size(model: Annotated[str, typer.Argument(help="Folder, short name, or Huggi
         typer.echo(size_table(model))
 
 
+def doctor(
+    *,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    load_format: LoadFormat = None,
+    quantization: Quantization = None,
+    offload: Offload = None,
+    size: Annotated[
+        list[str] | None, typer.Option("--size", help="WIDTHxHEIGHT of a picture; may be given again.")
+    ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Pictures at once; may be given again.")
+    ] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(min=0.001, help="Judge a device with so much free memory, not this one.")
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Load the model and take a real step.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Say what this machine can serve and how fast it should be; ends with 1 if it cannot serve the model."""
+    from service.doctor.command import run  # noqa: PLC0415
+
+    with users_faults():
+        settings = settings_with(
+            model=model,
+            device=device,
+            dtype=dtype,
+            load_format=load_format,
+            quantization=quantization,
+            offload=offload,
+        )
+        can_serve = run(
+            settings, screen, sizes=size, counts=batch, memory_gb=memory_gb, measures=measure, as_json=as_json
+        )
+    if not can_serve:
+        raise typer.Exit(1)
+
+
 # Every command of `hbridge`, by name.
 COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve,
@@ -240,6 +301,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "fetch": fetch,
     "convert": convert,
     "size": size,
+    "doctor": doctor,
     "verify": verify,
     "replay": replay,
 }
@@ -283,6 +345,7 @@ def remedy(error: ModuleNotFoundError, asked: str, extra: str) -> str:
 
 def main() -> None:
     """Run the command line."""
+    logs.hush()
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
     wanted = ADDED.values() if asked == "--help" else [ADDED[asked]] if asked in ADDED else []
     for add, extra in dict.fromkeys(wanted):

@@ -12,17 +12,21 @@ PACKAGES = ("hbridge", "torch", "transformers", "diffusers", "numpy", "pillow")
 """Libraries whose version may change a pixel."""
 
 
-def describe(device: str, num_threads: int) -> Environment:
+def describe(device: str, num_threads: int, *more: str) -> Environment:
     """Name hardware and versions.
 
     Args:
         device: PyTorch's name, such as cuda:0.
         num_threads: CPU threads of one operation.
+        more: Libraries that compute beside PACKAGES.
     """
     return Environment(
         hardware=torch.cuda.get_device_name(device) if device.startswith("cuda") else processor(),
         num_threads=num_threads,
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in (*PACKAGES, *more)},
+        },
     )
 
 

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from service.terminal import Device, Dtype, Model, screen, settings_with, users_faults
+from service.terminal import Device, Dtype, Model, Quantization, screen, settings_with, users_faults
 
 if TYPE_CHECKING:
     from service.schemas.verify import StatementData, VerifyAnswer
@@ -85,6 +85,7 @@ def replay(
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
 ) -> None:
     """Make a receipt's pictures again; ends with 1, and says what is different here, if a pixel differs."""
     import torch  # noqa: PLC0415 - see service.cli
@@ -105,6 +106,7 @@ def replay(
             model=model,
             device=device,
             dtype=dtype,
+            quantization=quantization,
             num_threads=asked.environment.num_threads,
             provenance="on" if was.content_credentials else "off",
             watermark=was.watermark,

@@ -245,7 +245,7 @@ class Jobs:
 
     async def _checked_row(self, order: Order, mark: str) -> tuple[JobRow, str]:
         """Return the job that an order makes, but for its request, and its request as it is run."""
-        self._service.client.check_ready()
+        self._service.client.check_loaded()
         asked, now = order.asked, time.time()
         response_format = getattr(asked, "response_format", "")
         if order.webhook:

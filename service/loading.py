@@ -58,19 +58,23 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
 
     Raises:
         BadCheckpoint: It cannot be loaded; lists why.
+        MissingCapability: The attention backend that is asked for cannot be used here.
         UnusableDevice: There is no such device here.
     """
     import torch  # noqa: PLC0415
 
-    from model.attention import Segments  # noqa: PLC0415
     from model.checkpoint import build_random, load, random_hash, read_config, weights_hash  # noqa: PLC0415
+    from model.quantize import check_scheme, quantize  # noqa: PLC0415
     from model.registry import resolve  # noqa: PLC0415
+    from service.acceleration import accelerate  # noqa: PLC0415
     from service.environment import describe  # noqa: PLC0415
 
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise UnusableDevice(f"device {settings.device} is not usable here; set HBRIDGE_DEVICE=cpu")
     is_random = settings.load_format == "random"
-    place = {"device": settings.device, "dtype": getattr(torch, settings.dtype)}
+    dtype = getattr(torch, settings.dtype)
+    check_scheme(settings.quantization, settings.device, dtype)
+    place = {"device": _first_device(settings), "dtype": dtype}
     folder = resolve(locate(settings.model, weights=not is_random))
     begun = perf_counter()
     if is_random:
@@ -81,19 +85,40 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
         family = load(folder, on_progress=on_progress or ProgressLog(), **place)
         weights = weights_hash(folder, kept=hashes_folder(settings))
     check_hash(settings, weights)
+    quantize(family.module, settings.quantization, settings.device)
+    if settings.offload == "layers":
+        from model.offload import offload_layers  # noqa: PLC0415
+
+        offload_layers(family.module, settings.device)
+    else:
+        family.module.to(settings.device)
     log.info("loaded", extra={"model": settings.model, "seconds": round(perf_counter() - begun, 3)})
+    libraries = () if settings.quantization == "none" else ("torchao",)
+    acceleration = accelerate(family, settings)
     card = ModelCard(
         id=model_id(settings),
         capabilities=family.capabilities,
         weights_hash=weights,
         device=settings.device,
         dtype=settings.dtype,
-        backend=Segments.own((1,)).backend,
+        backend=acceleration.backend,
+        compile=acceleration.compile,
         load_format=settings.load_format,
+        quantization=settings.quantization,
+        is_offloaded=settings.offload == "layers",
         about=read_about(folder),
-        environment=describe(settings.device, settings.num_threads or NUM_THREADS),
+        environment=describe(settings.device, settings.num_threads or NUM_THREADS, *libraries),
     )
-    return LoadedModel(card=card, family=family)
+    return LoadedModel(card=card, family=family, runner=acceleration.runner)
+
+
+def _first_device(settings: Settings) -> str:
+    """Say where weights are read to: what the device may not have room for goes there a layer at a time.
+
+    Random weights are made where they stay, unless that is the host, because the host would take minutes.
+    """
+    is_reduced = settings.quantization != "none" and settings.load_format == "auto"
+    return "cpu" if is_reduced or settings.offload == "layers" else settings.device
 
 
 def hashes_folder(settings: Settings) -> Path:
@@ -134,6 +159,7 @@ def create_client(settings: Settings) -> Client:
         max_load_seconds=settings.max_load_seconds,
         max_step_seconds=settings.max_step_seconds,
         max_pause_seconds=settings.max_restart_pause_seconds,
+        max_repeats=settings.max_job_attempts - 1,
     )
     host = EngineProcess(partial(load_apart, settings), config, watch)
     return Client(host, model_id=model_id(settings))

@@ -16,6 +16,8 @@ from types import MappingProxyType, TracebackType
 from typing import Literal, TextIO
 
 OURS = ("service", "model", "training", "benchmarks")
+NOISY = ("torchao", "diffusers.quantizers", "torch.utils._pytree")
+"""They warn, as soon as they are imported, of kernels that are not for this device."""
 WITHHELD = "(its words are withheld; HBRIDGE_LOG_CONTENT=true shows them)"
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
@@ -120,6 +122,12 @@ def _short(value: object) -> str:
     return str(value) if str(value).isprintable() else repr(value)
 
 
+def hush() -> None:
+    """Let libraries that warn without need tell errors alone."""
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def configure(
     form: Literal["plain", "json"], level: str, stream: TextIO | None = None, *, has_content: bool = False
 ) -> None:
@@ -139,6 +147,7 @@ def configure(
     logging.basicConfig(level=max(least, logging.WARNING), handlers=[handler], force=True)
     for name in OURS:
         logging.getLogger(name).setLevel(least)
+    hush()
     logging.getLogger("uvicorn").setLevel(max(least, logging.INFO))
     # Ours says the same with a request id.
     logging.getLogger("uvicorn.access").disabled = True

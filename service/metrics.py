@@ -27,6 +27,8 @@ from service.errors import STATUS
 from service.fetch import Reason
 
 OUTCOMES = ("ok", "rejected", "cancelled", "failed")
+FALLBACKS = ("tokens", "rows", "context", "unprepared")
+"""Why a stack is computed as it is: it has too many of one, or could not be prepared."""
 ENDED = ("succeeded", "failed", "cancelled")
 DELIVERIES = ("delivered", "retried", "failed")
 LOADED = (
@@ -67,6 +69,9 @@ class Metrics(Observer):
         self._steps = self._counter("steps", "Packed flow steps, computed or skipped.", "mode")
         self._flops = self._counter("model_flops", "Floating-point operations that steps computed.")
         self._recent_flops = self._recent_seconds = 0.0
+        self._fallbacks = self._counter(
+            "eager_fallback", "Stacks of blocks that fitted no prepared size, by reason.", "reason"
+        )
         self._cache_queries = self._counter("prefix_cache_queries", "Prompts asked for.")
         self._cache_hits = self._counter("prefix_cache_hits", "Prompts of which nothing had to be read.")
         self._restarts = self._counter(
@@ -96,6 +101,8 @@ class Metrics(Observer):
         """Show at 0 what has not happened yet: a rate is known only of what was there before."""
         for mode in ("computed", "skipped"):
             self._steps.labels(mode=mode)
+        for reason in FALLBACKS:
+            self._fallbacks.labels(reason=reason)
         for stage in ("queue", *STAGES, "done"):
             self._cancellations.labels(stage=stage)
         for stage in STAGES:
@@ -211,6 +218,10 @@ class Metrics(Observer):
     def missed_deadline(self) -> None:
         """Take note of a job that was cut off at its deadline."""
         self._missed.inc()
+
+    def fell_back(self, reason: str, count: int) -> None:
+        """Count stacks that were computed as they are, because no prepared size fits."""
+        self._fallbacks.labels(reason=reason).inc(count)
 
     def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
         """Take note of a job that went well."""

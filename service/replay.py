@@ -21,7 +21,7 @@ from service.schemas.drawing import read_size
 OTHER_PICTURES = frozenset({"weights_sha256", "family"})
 """Where these differ, there is no use in drawing."""
 
-OPTIONS = {"device": "--device", "dtype": "--dtype", "model": "--model"}
+OPTIONS = {"device": "--device", "dtype": "--dtype", "model": "--model", "quantization": "--quantization"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +144,13 @@ def _environment_there(receipt: Receipt) -> dict[str, Any]:
     names = (
         "weights_sha256",
         "load_format",
+        "quantization",
         "model",
         "family",
         "dtype",
         "device",
         "attention_backend",
+        "compile",
         "grid",
     )
     environment = receipt.environment
@@ -166,11 +168,13 @@ def _environment_here(card: ModelCard) -> dict[str, Any]:
     return {
         "weights_sha256": card.weights_hash,
         "load_format": card.load_format,
+        "quantization": card.quantization,
         "model": card.id,
         "family": card.capabilities.family,
         "dtype": card.dtype,
         "device": card.device,
         "attention_backend": card.backend,
+        "compile": card.compile,
         "grid": card.capabilities.grid,
         "guidance.clock": card.capabilities.guidance_clock,
         "hardware": environment.hardware,

@@ -46,6 +46,30 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Type of the weights in memory."
     )
+    quantization: Literal["none", "int8", "fp8"] = Field(
+        "none",
+        description="Weights in fewer bits, which changes results: int8 weights, or fp8 weights and tokens "
+        "(a GPU of compute capability 8.9 or more, bfloat16).",
+    )
+    offload: Literal["none", "layers"] = Field(
+        "none",
+        description="Whether weights stay in the host's memory, from where each layer visits the device for "
+        "its call: for cards that cannot hold them. Results are the same.",
+    )
+    attention: Literal["auto", "sdpa", "plain", "cudnn", "varlen", "xformers", "triton"] = Field(
+        "auto", description="Attention backend; on CUDA auto takes the fastest that is right, measured."
+    )
+    compile: Literal["off", "graphs", "on"] = Field(
+        "off",
+        description="Whether steps run at fixed sizes prepared at the start: captured as CUDA graphs, or "
+        "compiled and captured.",
+    )
+    compile_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Largest packed step that is prepared, in tokens; longer ones run as they are. An edit "
+        "of the default size with all its branches when left out.",
+    )
     num_threads: int | None = Field(None, ge=1, description="CPU threads of one operation.")
     max_waiting: int = Field(64, ge=0, description="Jobs that may wait; more are refused with 429.")
     max_body_bytes: int = Field(

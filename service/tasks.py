@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from model.drawing import Drawing
 from model.prompt import Task
 from model.question import Question
+from model.request import check_task
 from service.answering import images_answer, text_answer
 from service.content import content_of
 from service.deps import Service
@@ -104,6 +105,7 @@ def answer(service: Service, job: Job, asked: Body, finished: Finished) -> Image
 
 async def _drawing(service: Service, asked: DrawingBody) -> Drawing:
     can = service.client.capabilities
+    check_task(task_of(asked), can)
     check_drawing(asked, can)
     service.check_text(asked.prompt, "prompt")
     service.check_text(asked.negative_prompt, "negative_prompt")
@@ -123,6 +125,7 @@ async def _drawing(service: Service, asked: DrawingBody) -> Drawing:
 
 
 async def _question(service: Service, asked: UnderstandRequest) -> Question:
+    check_task("understand", service.client.capabilities)
     check_question(asked)
     most = service.settings.max_tokens
     if asked.max_tokens and asked.max_tokens > most:

@@ -23,6 +23,17 @@ Model = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="PyTorch device, such as cpu or cuda:0 (HBRIDGE_DEVICE).")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (HBRIDGE_DTYPE).")]
+LoadFormat = Annotated[
+    str | None,
+    typer.Option(help="auto, or random for random weights of the model's config (HBRIDGE_LOAD_FORMAT)."),
+]
+Quantization = Annotated[
+    str | None, typer.Option(help="none, int8 or fp8; changes results (HBRIDGE_QUANTIZATION).")
+]
+Offload = Annotated[
+    str | None,
+    typer.Option(help="none, or layers to keep weights in the host's memory (HBRIDGE_OFFLOAD)."),
+]
 
 
 @contextmanager

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from model.images import to_pictures, to_tensor
 from training.detector import detect
+from training.schedule import MicroBatch
 from training.sheets import contact_sheet
+from training.team import Figures
 from training.world import BACKGROUNDS, Scene, build, random_kind, random_scene, render, shows_the_same
 
 WHOLE_SIZES = ((64, 64), (64, 64), (96, 64), (64, 96))
@@ -42,13 +44,14 @@ class AutoencoderStage:
         self.module: nn.Module = self.autoencoder
         self.kl, self.noise, self.whole_every = kl, noise, whole_every
 
-    def loss(self, rng: Random, generator: torch.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:
-        """Reconstruct a batch of pictures of one size."""
+    def loss(self, batch: MicroBatch) -> tuple[Tensor, Figures]:
+        """Reconstruct pictures of one size."""
+        rng, generator = batch.rng(), batch.generator()
         if rng.randrange(self.whole_every) == 0:
             width, height = rng.choice(WHOLE_SIZES)
-            scenes = [random_scene(rng, width, height) for _ in range(max(1, batch // 4))]
+            scenes = [random_scene(rng, width, height) for _ in range(max(1, batch.size // 4))]
         else:
-            scenes = [_close_scene(rng) for _ in range(batch)]
+            scenes = [_close_scene(rng) for _ in range(batch.size)]
         x_BCHW = torch.stack([to_tensor(render(scene)) for scene in scenes])
         x_BCHW = x_BCHW.to(memory_format=torch.channels_last)
         posterior = self.autoencoder.encode(x_BCHW).latent_dist
@@ -62,7 +65,7 @@ class AutoencoderStage:
         loss = l1 + 2 * l2 + self.kl * kl
         return loss, {"l1": l1.item(), "psnr": 10 * torch.log10(4 / l2).item(), "latent_std": spread.item()}
 
-    def look(self, folder: Path, step: int) -> dict[str, float]:
+    def look(self, folder: Path, step: int) -> Figures:
         """Reconstruct 200 fresh pictures and count those that the detector reads as they were."""
         rng = Random(7)
         scenes = [random_scene(rng, 64, 64) for _ in range(200)]

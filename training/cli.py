@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import httpx
 import torch
@@ -13,35 +13,49 @@ from rich.table import Table
 
 from model.checkpoint import load, weights_hash
 from model.hbridge.family import HBridge
+from model.quantize import SCHEMES, Scheme, check_scheme, quantize
 from service.schemas.drawing import read_size
 from service.terminal import users_faults
 from training.evaluation import SUITES, Checkpoint, Score, Server, Subject, evaluate
+from training.full import Full
 from training.probe import probe
-from training.recipe import RECIPES, STAGES, UNPACK, Recipe
+from training.recipe import Recipe
 from training.record import invoked, write_record
+from training.runs import Runs, recipe_folder
+from training.team import leave
 
 screen = Console(stderr=True)
 
 
 def train(
-    recipe: Annotated[str, typer.Option(help="Folder of training/recipes.")] = "tiny",
+    recipe: Annotated[
+        str, typer.Option(help="Folder of training/recipes, or a path to a folder of your own.")
+    ] = "tiny",
     stage: Annotated[
         str | None,
-        typer.Option(help=f"One of {', '.join(STAGES)} (all in order when left out), or {UNPACK}."),
+        typer.Option(
+            help=f"One of {', '.join(Recipe.STAGES)} (full: {', '.join(Full.STAGES)}; all in order when left "
+            f"out), or {', '.join(Recipe.ASIDE)}."
+        ),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where states, logs and sheets go.")] = Path("runs"),
     threads: Annotated[int, typer.Option(help="Processor threads; 0 takes PyTorch's choice.")] = 0,
 ) -> None:
-    """Train a shipped checkpoint; a run that was stopped goes on where it was."""
-    stages = STAGES if stage is None else (stage,)
-    _check("--recipe", [recipe], sorted(folder.name for folder in RECIPES.iterdir() if folder.is_dir()))
-    _check("--stage", stages, (*STAGES, UNPACK))
+    """Train a checkpoint; a run that was stopped goes on where it was."""
+    with users_faults():
+        is_small = (recipe_folder(recipe) / "vlm.yaml").is_file()
+    chosen: Runs = (Recipe if is_small else Full)(recipe, runs)
+    stages = chosen.STAGES if stage is None else (stage,)
+    _check("--stage", stages, (*chosen.STAGES, *chosen.ASIDE))
     if threads:
         torch.set_num_threads(threads)
-    for name in stages:
-        screen.print(f"[bold]{recipe}/{name}[/]")
-        with users_faults():
-            Recipe(recipe, runs).run(name)
+    try:
+        for name in stages:
+            screen.print(f"[bold]{recipe}/{name}[/]")
+            with users_faults():
+                chosen.run(name)
+    finally:
+        leave()
 
 
 def examine(
@@ -61,6 +75,7 @@ def examine(
     with_probe: Annotated[
         bool, typer.Option("--probe", help="Also measure how the prompt reaches the pictures, pair by pair.")
     ] = False,
+    quantization: Annotated[str, typer.Option(help=f"{', '.join(SCHEMES)}.")] = "none",
     output: Annotated[
         Path | None, typer.Option(help="JSON file; benchmarks/results/eval-MODEL.json when left out.")
     ] = None,
@@ -70,13 +85,16 @@ def examine(
     _check("--suite", suites, SUITES)
     name = "server" if server else Path(model).name
     suffix = ("-seen" if seen else "") + (f"-{size}" if size else "")
+    suffix += "" if quantization == "none" else f"-{quantization}"
     path = output or Path("benchmarks/results") / f"eval-{name}{suffix}.json"
     with users_faults():
         pixels = read_size(size, is_edit=False) if size else None
         about: dict[str, object] = (
-            {"server": server} if server else {"model": name, "weights_hash": weights_hash(model)}
+            {"server": server}
+            if server
+            else {"model": name, "weights_hash": weights_hash(model), "quantization": quantization}
         )
-        with _subject(model, server) as subject:
+        with _subject(model, server, quantization) as subject:
             scores = evaluate(
                 subject,
                 per_kind=per_kind,
@@ -99,9 +117,12 @@ def _check(option: str, given: Sequence[str], known: Sequence[str]) -> None:
 
 
 @contextmanager
-def _subject(model: str, server: str | None) -> Iterator[Subject]:
+def _subject(model: str, server: str | None, quantization: str) -> Iterator[Subject]:
     if server is None:
-        yield Checkpoint(load(model))
+        check_scheme(quantization, "cpu", torch.float32)
+        family = load(model)
+        quantize(family.module, cast(Scheme, quantization))
+        yield Checkpoint(family)
         return
     with httpx.Client(base_url=server, timeout=300) as client:
         try:

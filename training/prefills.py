@@ -19,6 +19,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
@@ -29,7 +30,7 @@ from model.prompt import Prompt
 from model.qwen_vl.context import KVContext
 from model.qwen_vl.patches import cut
 from training.drawings import Group, Sample, sample
-from training.world import Scene, render
+from training.world import render
 
 AT_ONCE = 64
 Floats = NDArray[np.float16]
@@ -108,7 +109,7 @@ def fill_prefills(folder: Path, group: Group, family: HBridge) -> None:
     blanks = group.count if group.is_edit else 1
     _write_prompts(folder, f"{group.name}-blank", family, blanks, lambda i: unasked(sample(group, i)))
     features = [
-        see(family, [sample(group, index).after for index in indices]).numpy().astype(np.float16)
+        see(family, [render(sample(group, index).after) for index in indices]).numpy().astype(np.float16)
         for indices in _portions(group.count, f"looking at {group.name}")
     ]
     _write(seen, np.concatenate(features))
@@ -125,18 +126,21 @@ def unasked(each: Sample) -> Prompt:
 
 
 @torch.no_grad()
-def see(family: HBridge, scenes: Sequence[Scene]) -> Tensor:
-    """Return vision features of scenes of one size, pooled to a cell for each learned token: [N, S, W].
+def see(family: HBridge, pictures: Sequence[Image]) -> Tensor:
+    """Return vision features of pictures, pooled to a cell for each learned token: [N, S, W], float32.
 
     Source: HBridge, arXiv:2511.20520, semantic reconstruction tokens.
     """
     vision = family.config.understanding.vision
     assert vision is not None, "the reconstruction loss needs a vision tower"
-    images = [cut(render(scene), vision) for scene in scenes]
-    cells = images[0].rows, images[0].columns
-    features_TW = family.expert.see(images).float()
-    grid_NWYX = torch.unflatten(features_TW, 0, (len(scenes), *cells)).movedim(-1, 1)
-    return adaptive_avg_pool2d(grid_NWYX, math.isqrt(family.config.srt_count)).flatten(2).mT
+    images = [cut(picture, vision) for picture in pictures]
+    features = torch.split(family.expert.see(images).float(), [image.num_tokens for image in images])
+    side = math.isqrt(family.config.srt_count)
+    pooled = [
+        adaptive_avg_pool2d(torch.unflatten(each_TW.mT, 1, (image.rows, image.columns)), side)
+        for each_TW, image in zip(features, images, strict=True)
+    ]
+    return torch.stack(pooled).flatten(2).mT
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A recipe: the stages of a checkpoint in order, a configuration file each, run from where they stopped.
+"""The recipe of the shipped checkpoint: its stages in order, a configuration file each, run on from anywhere.
 
 runs/<recipe>/tokenizer, vae, vlm, prior, bridge    states, logs and contact sheets of the stages
 runs/<recipe>/latents                               pictures encoded once
@@ -10,65 +10,48 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from model.checkpoint import load, read_config, save
 from model.hbridge.family import HBridge
 from model.qwen_vl.tokenizer import FILES as TOKENIZER_FILES
 from training.autoencoder import AutoencoderStage, latent_statistics
+from training.bridge import BridgeStage, initialise, load_prior
 from training.drawings import Group, Shelf, fill_shelf
-from training.generation import BridgeStage, PriorStage, initialise, load_prior
 from training.prefills import Prefills, fill_prefills
-from training.trainer import Schedule, Team, Trainer
+from training.prior import PriorStage
+from training.runs import Runs
+from training.schedule import Schedule
+from training.shapes import Shapes
+from training.team import Team
+from training.trainer import Stage, Trainer
 from training.understanding import UnderstandingStage
 from training.vocabulary import known_words, train_tokenizer
 
-RECIPES = Path(__file__).parent / "recipes"
-STAGES = ("tokenizer", "vae", "vlm", "latents", "prior", "prefill", "bridge", "keep")
-UNPACK = "unpack"
-"""Not a stage of its own: puts a kept checkpoint back, so that `bridge` goes on from it."""
 LOGGED = ("vae", "vlm", "prior", "bridge")
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """Where a recipe's configuration and its runs lie."""
+class Recipe(Runs):
+    """Every part of a small model is trained, in the shapes world.
 
-    name: str
-    runs: Path
+    Its stage "unpack" puts a kept checkpoint back, so that "bridge" goes on from it.
+    """
 
-    def read(self, stage: str) -> dict[str, Any]:
-        """Read the configuration file of a stage."""
-        content: dict[str, Any] = yaml.safe_load((RECIPES / self.name / f"{stage}.yaml").read_text())
-        return content
-
-    def folder(self, stage: str) -> Path:
-        """Return the folder of a stage's run."""
-        return self.runs / self.name / stage
-
-    def average(self, stage: str) -> dict[str, Tensor]:
-        """Return the averaged weights that a stage ended with.
-
-        Raises:
-            FileNotFoundError: The stage has not run.
-        """
-        state = torch.load(self.folder(stage) / "state.pt", weights_only=True)
-        weights: dict[str, Tensor] = state["average"]
-        return weights
-
-    def run(self, stage: str) -> None:
-        """Run one stage, or go on with it.
-
-        Raises:
-            ValueError: There is no such stage.
-        """
-        if stage not in (*STAGES, UNPACK):
-            raise ValueError(f"stage {stage!r} must be one of {', '.join((*STAGES, UNPACK))}")
-        getattr(self, stage)()
+    STAGES: ClassVar[tuple[str, ...]] = (
+        "tokenizer",
+        "vae",
+        "vlm",
+        "latents",
+        "prior",
+        "prefill",
+        "bridge",
+        "keep",
+    )
+    ASIDE: ClassVar[tuple[str, ...]] = ("unpack",)
 
     def tokenizer(self) -> None:
         """Train the tokenizer."""
@@ -120,8 +103,8 @@ class Recipe:
             load_prior(family.network, self.average("prior"))
         family.network.requires_grad_(True)
         prefills = [Prefills(self.folder("prefill"), group) for group in self._groups()]
-        stage = BridgeStage(family, family.network, self._shelves(), prefills, **config["options"])
-        self._train(stage, config)
+        shapes = Shapes(family, self._shelves(), prefills, **config["source"])
+        self._train(BridgeStage(family.network, shapes, backend="plain", **config["options"]), config)
 
     def keep(self, *, folder: Path | None = None) -> None:
         """Write the averaged weights of all stages in bfloat16, with their loss curves."""
@@ -178,7 +161,7 @@ class Recipe:
         family.module.requires_grad_(False).eval()
         return family
 
-    def _train(self, stage: Any, config: dict[str, Any]) -> None:
+    def _train(self, stage: Stage, config: dict[str, Any]) -> None:
         Trainer(stage, Schedule(**config["schedule"]), self.folder(stage.name)).run()
 
     def _autoencoder(self) -> Any:

@@ -36,7 +36,9 @@ from training.cells import PLACES, Cells, Reader, cell_labels
 from training.edits import EDITS
 from training.english import parse
 from training.questions import SCORED_QUESTIONS, Query, question
+from training.schedule import MicroBatch
 from training.sheets import Sheet
+from training.team import Figures
 from training.world import BACKGROUNDS, CELL, Scene, build, random_kind, render
 
 SIZES = ((64, 64), (64, 64), (64, 64), (96, 64), (64, 96))
@@ -181,18 +183,18 @@ class UnderstandingStage:
         self.lessons = Lessons(self.processor, tokenizer, questions)
         self.questions_per_picture = questions_per_picture
 
-    def loss(self, rng: Random, generator: torch.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:
-        """Draw `batch` pictures with questions, and half as many of each other kind of lesson."""
-        lessons = self.lessons
-        asked = [lessons.questions(rng, self.questions_per_picture) for _ in range(batch)]
+    def loss(self, batch: MicroBatch) -> tuple[Tensor, Figures]:
+        """Draw a picture with questions for each sample, and half as many of each other kind of lesson."""
+        lessons, rng = self.lessons, batch.rng()
+        asked = [lessons.questions(rng, self.questions_per_picture) for _ in range(batch.size)]
         told = [
-            [make(rng) for _ in range(batch // 2)]
+            [make(rng) for _ in range(batch.size // 2)]
             for make in (lessons.description, lessons.meaning, lessons.outcome)
         ]
         names = ("answers", "description", "meaning", "outcome")
         losses = dict(zip(names, (*self.learn(asked), *self.learn(*told)), strict=True))
-        losses["cells"], size = self._see_cells(rng, self.cell_pictures * batch)
-        losses["readings"], losses["places"] = self._read_cells(rng, self.readings * batch)
+        losses["cells"], size = self._see_cells(rng, self.cell_pictures * batch.size)
+        losses["readings"], losses["places"] = self._read_cells(rng, self.readings * batch.size)
         total = sum(losses.values()) + losses["answers"] + self.calm * size
         figures = losses | {"feature_size": size.sqrt()}
         return total, {name: value.item() for name, value in figures.items()}
@@ -246,7 +248,7 @@ class UnderstandingStage:
         counts = [sum(lesson.num_learnt for lesson in group) for group in groups]
         return [losses.mean() for losses in torch.split(losses_T, counts)]
 
-    def look(self, folder: Path, step: int) -> dict[str, float]:
+    def look(self, folder: Path, step: int) -> Figures:
         """Answer fresh questions about pictures that all hold a held-out pair, and some that hold none."""
         sheet = Sheet()
         held_out = self._answered_right(Random(5), 24, sheet, held_out=True)

@@ -4,16 +4,20 @@ Shapes: T packed generation tokens, U packed understanding tokens, S packed keys
 H query heads, K key heads, D head dim, B segments; heads are the understanding expert's.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from model.attention import Segments, attend
+from model.attention import Segments, attend_joined, join
+from model.bounds import Bounds, BoundsBackend, padded_starts
 from model.hbridge.config import HBridgeConfig
-from model.layers import RMSNorm, interleave
-from model.omnigen2.blocks import Attention
-from model.rope import rotate_half
+from model.kernels.head_rotation import norm_rotate_half
+from model.layers import RMSNorm
+from model.omnigen2.blocks import Attention, ModulatedBlock, Stream
+from model.omnigen2.stack import Bucket, Stack, StackInputs, Transform, pass_block, unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +25,59 @@ class BridgeStream:
     """What all bridged layers of one call share.
 
     Attributes:
-        segments: Each row's generation tokens see its understanding tokens and then themselves.
-        und_lengths: Understanding tokens of each row.
+        segments: Each row's generation tokens see its understanding tokens, which lie apart, and then
+            themselves.
         cos_TD: Rotation table of the generation tokens; sin_TD likewise.
     """
 
-    segments: Segments
-    und_lengths: tuple[int, ...]
+    segments: Segments | Bounds
     cos_TD: Tensor
     sin_TD: Tensor
 
-    def join(self, und_UKD: Tensor, gen_TKD: Tensor) -> Tensor:
-        """Lay both sides' keys or values side by side, row by row: [S, K, D]."""
-        return interleave((und_UKD.to(gen_TKD.dtype), self.und_lengths), (gen_TKD, self.segments.q_lengths))
+
+@dataclass(frozen=True, slots=True)
+class BridgeSide:
+    """What the bridged layers of one call read beside their own tokens.
+
+    Attributes:
+        stream: Packing and rotation.
+        keys: [U, K, D] of each bridged pair in rising order, already rotated.
+        values: [U, K, D] of each bridged pair.
+    """
+
+    stream: BridgeStream
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @property
+    def num_before(self) -> int:
+        """Understanding tokens of all rows."""
+        return len(self.keys[0]) if self.keys else 0
+
+    def tensors(self, bucket: Bucket) -> dict[str, Tensor]:
+        """Name all that is read; padding has no understanding tokens."""
+        segments, cos_TD = self.stream.segments, self.stream.cos_TD
+        assert isinstance(segments, Segments), "inputs over buffers are not padded again"
+        named = {f"keys.{i}": k_UKD for i, k_UKD in enumerate(self.keys)}
+        named |= {f"values.{i}": v_UKD for i, v_UKD in enumerate(self.values)}
+        lengths, end = segments.before_lengths, self.num_before
+        return named | {
+            "bridge_cos": cos_TD,
+            "bridge_sin": self.stream.sin_TD,
+            "before_starts": padded_starts(lengths, bucket.rows, end, cos_TD.device),
+        }
+
+    def over(self, buffers: Mapping[str, Tensor], bucket: Bucket, backend: BoundsBackend) -> "BridgeSide":
+        """Return the same over buffers."""
+        starts, most = buffers["starts"], bucket.tokens
+        # Of the kernels that read bounds, ours alone reads keys in two places.
+        joined: BoundsBackend = "plain" if backend == "plain" else "triton"
+        bounds = Bounds(starts, starts, most, most, backend=joined, before_starts_B=buffers["before_starts"])
+        return BridgeSide(
+            BridgeStream(bounds, buffers["bridge_cos"], buffers["bridge_sin"]),
+            tuple(buffers[f"keys.{i}"] for i in range(len(self.keys))),
+            tuple(buffers[f"values.{i}"] for i in range(len(self.values))),
+        )
 
 
 class Bridge(nn.Module):
@@ -65,8 +109,8 @@ class Bridge(nn.Module):
                 (self.q_linear, self.k_linear, self.v_linear), attention.project(u_Th), strict=True
             )
         )
-        q_THD = rotate_half(self.norm_q(q_THD), stream.cos_TD, stream.sin_TD)
-        k_TKD = rotate_half(self.norm_k(k_TKD), stream.cos_TD, stream.sin_TD)
+        q_THD = norm_rotate_half(self.norm_q, q_THD, stream.cos_TD, stream.sin_TD)
+        k_TKD = norm_rotate_half(self.norm_k, k_TKD, stream.cos_TD, stream.sin_TD)
         return q_THD, k_TKD, v_TKD
 
     def forward(
@@ -81,8 +125,8 @@ class Bridge(nn.Module):
             und_UKD: The understanding layer's keys and values.
         """
         q_THD, k_TKD, v_TKD = self.project(attention, u_Th, stream)
-        k_SKD, v_SKD = stream.join(und_UKD[0], k_TKD), stream.join(und_UKD[1], v_TKD)
-        mixed_Th = self.o_linear(attend(q_THD, k_SKD, v_SKD, stream.segments).flatten(1))
+        before = und_UKD[0].to(k_TKD.dtype), und_UKD[1].to(v_TKD.dtype)
+        mixed_Th = self.o_linear(attend_joined(q_THD, (k_TKD, v_TKD), before, stream.segments).flatten(1))
         out_Th: Tensor = attention.to_out[0](mixed_Th)
         return out_Th
 
@@ -94,12 +138,72 @@ class Bridge(nn.Module):
 
         Computed plainly, row by row: for logs, not for use in every step.
         """
+        segments = stream.segments
+        assert isinstance(segments, Segments), "rows must be known one by one"
         q_THD, k_TKD, _ = self.project(attention, u_Th, stream)
-        k_SKD = stream.join(und_UKD[0], k_TKD).repeat_interleave(q_THD.shape[1] // k_TKD.shape[1], 1)
-        queries = torch.split(q_THD.float(), list(stream.segments.q_lengths))
-        keys = torch.split(k_SKD.float(), list(stream.segments.kv_lengths))
+        k_SKD = join(und_UKD[0].to(k_TKD.dtype), k_TKD, segments)
+        k_SHD = k_SKD.repeat_interleave(q_THD.shape[1] // k_TKD.shape[1], 1)
+        queries = torch.split(q_THD.float(), list(segments.q_lengths))
+        keys = torch.split(k_SHD.float(), list(segments.kv_lengths))
         masses = []
-        for q_LHD, k_NHD, num_und in zip(queries, keys, stream.und_lengths, strict=True):
+        for q_LHD, k_NHD, num_und in zip(queries, keys, segments.before_lengths, strict=True):
             scores_HLN = torch.einsum("lhd,nhd->hln", q_LHD, k_NHD) * self.head_dim**-0.5
             masses.append(scores_HLN.softmax(-1)[..., :num_und].sum(-1).mean())
         return torch.stack(masses).mean()
+
+
+def pass_bridged(
+    block: ModulatedBlock,
+    bridge: Bridge,
+    x_Th: Tensor,
+    condition_Me: Tensor,
+    *,
+    streams: tuple[Stream, BridgeStream],
+    und_UKD: tuple[Tensor, Tensor],
+    masses: list[Tensor] | None = None,
+) -> Tensor:
+    """Pass tokens through a block whose attention is bridged; what a compiler takes as one."""
+    stream, bridge_stream = streams
+
+    def mix(attention: Attention, u_Th: Tensor) -> Tensor:
+        if masses is not None:
+            masses.append(bridge.understanding_mass(attention, u_Th, bridge_stream, und_UKD))
+        mixed_Th: Tensor = bridge(attention, u_Th, bridge_stream, und_UKD)
+        return mixed_Th
+
+    passed_Th: Tensor = block(x_Th, condition_Me, stream, mix)
+    return passed_Th
+
+
+class BridgedStack(Stack):
+    """Blocks of which some are bridged.
+
+    Attributes:
+        blocks: Each with its bridge and the bridge's place among all; None is not bridged.
+        masses: Takes each bridge's share of attention on understanding keys; None measures none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        blocks: Sequence[tuple[ModulatedBlock, Bridge | None, int]],
+        masses: list[Tensor] | None = None,
+    ) -> None:
+        super().__init__(name, blocks)
+        self.masses = masses
+
+    def __call__(self, inputs: StackInputs, transform: Transform = unchanged) -> Tensor:
+        """Pass tokens through all blocks, as Stack."""
+        own, bridged, x_Th = transform(pass_block), transform(pass_bridged), inputs.x_Th
+        side = cast(BridgeSide, inputs.side)
+        for block, bridge, place in self.blocks:
+            if bridge is None:
+                x_Th = own(block, x_Th, inputs.condition_Me, inputs.stream)
+                continue
+            read = {
+                "streams": (inputs.stream, side.stream),
+                "und_UKD": (side.keys[place], side.values[place]),
+                "masses": self.masses,
+            }
+            x_Th = bridged(block, bridge, x_Th, inputs.condition_Me, **read)
+        return x_Th

@@ -11,6 +11,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from model.attention import Backend, Heads
 from model.errors import MissingCapability
 from model.family import Capabilities, Context, Depth, PreparedPrompt, Row, Size, TextCache, TextRow
 from model.flow import SOLVERS
@@ -20,6 +21,7 @@ from model.hbridge.names import HBRIDGE
 from model.hbridge.network import HBridgeNetwork
 from model.images import output_size, resize_reference
 from model.latents import build_autoencoder, decode_latent, draw_noise, encode_references
+from model.omnigen2.stack import Runner
 from model.preview import Previewer
 from model.prompt import Prompt
 from model.qwen_vl.context import KVContext
@@ -216,6 +218,22 @@ class HBridge:
     def output_size(self, references: Sequence[Image]) -> Size:
         """The size that an edit of these images gets when the request names none."""
         return output_size(references, self.capabilities)
+
+    @property
+    def heads(self) -> tuple[Heads, Heads | None]:
+        """The attention of the generation side, and that of the understanding side where there is one."""
+        gen, und = self.config.generation, self.config.understanding
+        own = Heads(gen.num_attention_heads, gen.num_kv_heads, gen.head_dim)
+        return own, Heads(und.num_attention_heads, und.num_key_value_heads, und.head_dim, causal=True)
+
+    def use_backends(self, generation: Backend, understanding: Backend) -> None:
+        """Choose how attention is computed on each side."""
+        self.network.gen.backend = generation
+        self.expert.use_backend(understanding)
+
+    def use_runner(self, runner: Runner) -> None:
+        """Choose how the generation side's stacks of blocks are computed."""
+        self.network.gen.runner = runner
 
     def _layers(self, depth: Depth) -> range:
         """Return the understanding layers whose keys and values a context of this depth holds."""

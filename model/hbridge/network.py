@@ -10,21 +10,22 @@ Shapes: R rows, T packed generation tokens, U packed understanding tokens, h wid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from model.attention import Backend, Segments
 from model.family import Row
-from model.hbridge.bridge import Bridge, BridgeStream
+from model.hbridge.bridge import Bridge, BridgedStack, BridgeSide, BridgeStream
 from model.hbridge.config import HBridgeConfig
 from model.hbridge.contexts import PackedContexts
 from model.hbridge.positions import SrtPosition, bridge_ids, self_ids
 from model.layers import Sharing, interleave, part
-from model.omnigen2.blocks import KEPT_STREAMS, Attention, Mix, Moments, Stream
+from model.omnigen2.blocks import KEPT_STREAMS, ModulatedBlock, Moments, Stream
 from model.omnigen2.config import OmniGen2Config
 from model.omnigen2.layout import Images
+from model.omnigen2.stack import StackInputs
 from model.omnigen2.transformer import ImageTransformer
 from model.qwen_vl.config import QwenVLConfig
 from model.qwen_vl.context import KVContext
@@ -66,7 +67,7 @@ class HBridgeNetwork(nn.Module):
         rows: Sequence[Row],
         *,
         contexts: PackedContexts | None = None,
-        backend: Backend = "sdpa",
+        backend: Backend | None = None,
         record_attention: bool = False,
     ) -> NetworkOutput:
         """Predict the velocities of packed rows.
@@ -74,9 +75,10 @@ class HBridgeNetwork(nn.Module):
         Args:
             rows: Latents, times, references and contexts.
             contexts: The rows' contexts when already packed; then those in `rows` are not read.
-            backend: Of the attention.
+            backend: Of the attention; the network's own when left out.
             record_attention: Whether to measure how much the generation tokens look at the prompt.
         """
+        backend = backend or self.gen.backend
         if contexts is None:
             contexts = PackedContexts.of([cast(KVContext, row.context) for row in rows], self.config.pairs)
         images = Images.of(rows, self.config.generation.patch_size)
@@ -84,15 +86,17 @@ class HBridgeNetwork(nn.Module):
         x_Th = self._unread(rows, backend)
         stream = self._stream(images, moments, backend)
         bridged = self._bridge_stream(images, contexts, backend)
-        masses: dict[int, Tensor] | None = {} if record_attention else None
-        for index in range(self.config.first_bridged_layer, self.config.generation.num_layers):
-            mix = self._mix(index - self.config.prefix_layers, bridged, contexts, masses)
-            x_Th = self.gen.layers[index](x_Th, moments.condition_Me, stream, mix)
+        side = BridgeSide(bridged, contexts.keys, contexts.values)
+        inputs = StackInputs(x_Th=x_Th, condition_Me=moments.condition_Me, stream=stream, side=side)
+        masses: list[Tensor] = []
+        stack = BridgedStack("bridged", self._read_layers, masses if record_attention else None)
+        x_Th = stack(inputs) if record_attention else self.gen.runner(stack, inputs)
         lengths = self._lengths(images)
         noise = self.gen.noise_stream(images, moments, backend)
         velocities = self.gen.velocities(part(x_Th, lengths, 2), images.noise, moments, noise)
         srt_RNh = torch.unflatten(part(x_Th, lengths, 1), 0, (len(rows), -1))
-        return NetworkOutput(velocities=velocities, srt_RNh=srt_RNh, attention=masses or {})
+        attention = dict(zip(self.config.pairs, masses, strict=False))
+        return NetworkOutput(velocities=velocities, srt_RNh=srt_RNh, attention=attention)
 
     def _unread(self, rows: Sequence[Row], backend: Backend) -> Tensor:
         """Return the joined tokens before the first bridged layer, where no prompt has been read yet.
@@ -106,14 +110,14 @@ class HBridgeNetwork(nn.Module):
         reference_Th = self.gen.embed_references(rows, images, moments, backend)
         noise_Th = self.gen.embed_noise(rows, images, moments, backend)
         first = self.config.prefix_layers if self.config.prefix_scope == "noise" else 0
-        for layer in self.gen.layers[:first]:
-            noise_Th = layer(noise_Th, moments.condition_Me, self.gen.noise_stream(images, moments, backend))
+        alone = self.gen.noise_stream(images, moments, backend)
+        noise_Th = self.gen.run("prefix", self.gen.layers[:first], noise_Th, moments, alone)
         lengths = self._lengths(images)
         parts = reference_Th, self.srt_tokens.repeat(len(rows), 1), noise_Th
         x_Th = interleave(*zip(parts, zip(*lengths, strict=True), strict=True))
         stream = self._stream(images, moments, backend)
-        for layer in self.gen.layers[first : self.config.first_bridged_layer]:
-            x_Th = layer(x_Th, moments.condition_Me, stream)
+        layers = self.gen.layers[first : self.config.first_bridged_layer]
+        x_Th = self.gen.run("unread", layers, x_Th, moments, stream)
         return sharing.spread(x_Th, list(map(sum, lengths)))
 
     @property
@@ -141,23 +145,14 @@ class HBridgeNetwork(nn.Module):
             device=self.srt_tokens.device,
         )
 
-    def _mix(
-        self, pair: int, stream: BridgeStream, contexts: PackedContexts, masses: dict[int, Tensor] | None
-    ) -> Mix | None:
-        """Return what takes the place of the layer's attention; None leaves it as it is."""
-        if pair not in self.config.pairs:
-            return None
-        bridge = cast(Bridge, self.bridge[str(pair)])
-        place = pair - self.config.skip_first
-        und_UKD = contexts.keys[place], contexts.values[place]
-
-        def mix(attention: Attention, u_Th: Tensor) -> Tensor:
-            if masses is not None:
-                masses[pair] = bridge.understanding_mass(attention, u_Th, stream, und_UKD)
-            mixed_Th: Tensor = bridge(attention, u_Th, stream, und_UKD)
-            return mixed_Th
-
-        return mix
+    @property
+    def _read_layers(self) -> list[tuple[ModulatedBlock, Bridge | None, int]]:
+        """The layers from the first bridged one on, each with its bridge and the bridge's place among all."""
+        first, prefix = self.config.first_bridged_layer, self.config.prefix_layers
+        pairs = [index - prefix for index in range(first, self.config.generation.num_layers)]
+        bridges = [self.bridge[str(pair)] if pair in self.config.pairs else None for pair in pairs]
+        places = [pair - self.config.skip_first for pair in pairs]
+        return list(zip(cast(Any, self.gen.layers[first:]), cast(Any, bridges), places, strict=True))
 
 
 def row_lengths(images: Images, num_srt: int) -> list[tuple[int, int, int]]:
@@ -204,6 +199,6 @@ def _bridge_stream(
     table = mrope_table(ids_T3.to(device), und.mrope_section, und.rope_theta)
     lengths = tuple(map(sum, row_lengths(images, srt[0])))
     kv_lengths = tuple(map(sum, zip(und_lengths, lengths, strict=True)))
-    segments = Segments(lengths, kv_lengths, backend=backend)
+    segments = Segments(lengths, kv_lengths, backend=backend, before_lengths=und_lengths)
     cos_TD, sin_TD = (each.to(dtype) for each in table)
-    return BridgeStream(segments, und_lengths, cos_TD, sin_TD)
+    return BridgeStream(segments, cos_TD, sin_TD)

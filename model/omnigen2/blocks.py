@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import Backend, Segments, attend
+from model.bounds import Bounds
+from model.kernels.head_rotation import norm_rotate_pairs
+from model.kernels.modulated_norm import norm_add, norm_scale, scale
 from model.layers import GatedFeedForward, RMSNorm, Sharing
-from model.omnigen2.config import OmniGen2Config
-from model.rope import axial_table, rotate_pairs
+from model.omnigen2.config import QK_NORM_EPS, OmniGen2Config
+from model.rope import axial_table
 
 KEPT_STREAMS = 8
 """Layouts of each kind whose tables are kept: a step mostly has the layout of the step before."""
@@ -51,7 +54,7 @@ class Stream:
         cos_TE: Rotation table of the tokens; sin_TE likewise.
     """
 
-    segments: Segments
+    segments: Segments | Bounds
     place_T: Tensor | None
     cos_TE: Tensor
     sin_TE: Tensor
@@ -86,13 +89,15 @@ class Stream:
 
     def norm(self, norm: RMSNorm, x_Th: Tensor, factor_Mh: Tensor) -> Tensor:
         """Normalise every token and multiply it by the factor of its time."""
-        return self.scale(norm.normalise(x_Th), norm.weight * factor_Mh)
+        return norm_scale(norm, x_Th, factor_Mh, self.place_T)
+
+    def norm_add(self, norm: RMSNorm, x_Th: Tensor, factor_Mh: Tensor, around_Th: Tensor) -> Tensor:
+        """Do the same and add it to what went around."""
+        return norm_add(norm, x_Th, around_Th, factor_Mh, self.place_T)
 
     def scale(self, x_Th: Tensor, factor_Mh: Tensor) -> Tensor:
         """Multiply every token by the factor of its time."""
-        if self.place_T is not None:
-            return x_Th * factor_Mh.index_select(0, self.place_T)
-        return (torch.unflatten(x_Th, 0, (factor_Mh.shape[0], -1)) * factor_Mh[:, None]).flatten(0, 1)
+        return scale(x_Th, factor_Mh, self.place_T)
 
 
 class Attention(nn.Module):
@@ -105,21 +110,25 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(config.hidden_size, config.kv_width, bias=False)
         self.to_v = nn.Linear(config.hidden_size, config.kv_width, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(config.hidden_size, config.hidden_size, bias=False)])
-        self.norm_q = RMSNorm(config.head_dim, eps=config.norm_eps)
-        self.norm_k = RMSNorm(config.head_dim, eps=config.norm_eps)
+        self.norm_q = RMSNorm(config.head_dim, eps=QK_NORM_EPS)
+        self.norm_k = RMSNorm(config.head_dim, eps=QK_NORM_EPS)
 
     def project(self, u_Th: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalised queries [T, H, D] and keys [T, K, D], and values [T, K, D], not rotated."""
+        q_THD, k_TKD, v_TKD = self._heads(u_Th)
+        return norm_scale(self.norm_q, q_THD), norm_scale(self.norm_k, k_TKD), v_TKD
+
+    def _heads(self, u_Th: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q_THD, k_TKD, v_TKD = (
             linear(u_Th).unflatten(-1, (-1, self.head_dim)) for linear in (self.to_q, self.to_k, self.to_v)
         )
-        return self.norm_q(q_THD), self.norm_k(k_TKD), v_TKD
+        return q_THD, k_TKD, v_TKD
 
     def forward(self, u_Th: Tensor, stream: Stream) -> Tensor:
         """Attend within the stream's segments."""
-        q_THD, k_TKD, v_TKD = self.project(u_Th)
-        q_THD = rotate_pairs(q_THD, stream.cos_TE, stream.sin_TE)
-        k_TKD = rotate_pairs(k_TKD, stream.cos_TE, stream.sin_TE)
+        q_THD, k_TKD, v_TKD = self._heads(u_Th)
+        q_THD = norm_rotate_pairs(self.norm_q, q_THD, stream.cos_TE, stream.sin_TE)
+        k_TKD = norm_rotate_pairs(self.norm_k, k_TKD, stream.cos_TE, stream.sin_TE)
         out_Th: Tensor = self.to_out[0](attend(q_THD, k_TKD, v_TKD, stream.segments).flatten(1))
         return out_Th
 
@@ -168,9 +177,9 @@ class ModulatedBlock(nn.Module):
         scale_1, gate_1, scale_2, gate_2 = self.norm1(condition_Me)
         u_Th = stream.norm(self.norm1.norm, x_Th, scale_1)
         mixed_Th = self.attn(u_Th, stream) if mix is None else mix(self.attn, u_Th)
-        x_Th = x_Th + stream.norm(self.norm2, mixed_Th, gate_1)
+        x_Th = stream.norm_add(self.norm2, mixed_Th, gate_1, x_Th)
         fed_Th = self.feed_forward(stream.norm(self.ffn_norm1, x_Th, scale_2))
-        return x_Th + stream.norm(self.ffn_norm2, fed_Th, gate_2)
+        return stream.norm_add(self.ffn_norm2, fed_Th, gate_2, x_Th)
 
 
 class PlainBlock(nn.Module):
@@ -187,9 +196,9 @@ class PlainBlock(nn.Module):
 
     def forward(self, x_Th: Tensor, stream: Stream) -> Tensor:
         """Pass packed tokens through."""
-        x_Th = x_Th + self.norm2(self.attn(self.norm1(x_Th), stream))
-        fed_Th: Tensor = self.ffn_norm2(self.feed_forward(self.ffn_norm1(x_Th)))
-        return x_Th + fed_Th
+        x_Th = norm_add(self.norm2, self.attn(norm_scale(self.norm1, x_Th), stream), x_Th)
+        fed_Th = self.feed_forward(norm_scale(self.ffn_norm1, x_Th))
+        return norm_add(self.ffn_norm2, fed_Th, x_Th)
 
 
 class OutputNorm(nn.Module):

@@ -12,6 +12,7 @@ TIME_CHANNELS = 256
 MAX_TIME_WIDTH = 1024
 MAX_REFERENCES = 5
 LATENT_STRIDE = 8
+QK_NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,32 @@ class OmniGen2Config:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """What the checkpoint's scheduler was told.
+
+    Attributes:
+        num_train_timesteps: Read and not used: times are between 0 and 1.
+        dynamic_time_shift: Whether the time grid is shifted by the size of the picture.
+    """
+
+    num_train_timesteps: int = 1000
+    dynamic_time_shift: bool = True
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "SchedulerConfig":
+        """Read a config file's content; keys that begin with an underscore are passed over.
+
+        Raises:
+            BadCheckpoint: Lists every unknown field and every value that does not fit.
+        """
+        named = {key: value for key, value in data.items() if key[0] != "_"}
+        values, problems = read_fields(cls, named, "scheduler")
+        if problems:
+            raise BadCheckpoint("; ".join(problems))
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OmniGen2CheckpointConfig:
     """A whole checkpoint: the configs of its parts, as their folders hold them.
 
@@ -118,11 +145,13 @@ class OmniGen2CheckpointConfig:
         transformer: The diffusion transformer.
         vae: Keyword arguments of diffusers' AutoencoderKL; None means that latents go in and come out.
         mllm: The language model that makes text features; None means that they are given.
+        scheduler: How times are spread between noise and picture.
     """
 
     transformer: OmniGen2Config
     vae: Mapping[str, Any] | None = field(default=None, hash=False)
     mllm: QwenVLConfig | None = None
+    scheduler: SchedulerConfig = SchedulerConfig()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "OmniGen2CheckpointConfig":
@@ -132,7 +161,7 @@ class OmniGen2CheckpointConfig:
             BadCheckpoint: Lists every part that is unknown, and what is wrong with the first that is.
         """
         parts = {name: part for name, part in data.items() if name[0] != "_" and name != "family"}
-        if unknown := sorted(parts.keys() - {"transformer", "vae", "mllm"}):
+        if unknown := sorted(parts.keys() - {"transformer", "vae", "mllm", "scheduler"}):
             raise BadCheckpoint(f"parts {', '.join(unknown)} are unknown")
         if "transformer" not in parts:
             raise BadCheckpoint("the part transformer, with a config, is missing")
@@ -142,6 +171,7 @@ class OmniGen2CheckpointConfig:
             transformer=OmniGen2Config.from_dict(transformer),
             vae=parts.get("vae"),
             mllm=None if mllm is None else QwenVLConfig.from_dict(mllm),
+            scheduler=SchedulerConfig.from_dict(parts.get("scheduler") or {}),
         )
         if config.mllm is not None and config.mllm.hidden_size != config.transformer.text_feat_dim:
             raise BadCheckpoint(f"mllm.hidden_size must be text_feat_dim {config.transformer.text_feat_dim}")

@@ -1,6 +1,6 @@
 """The OmniGen2 family: text features of a language model condition a diffusion transformer.
 
-Shapes: L text tokens, F text feature width, C latent channels, Y and X latent rows and columns, H and W
+Shapes: L text tokens, h width of the transformer, C latent channels, Y and X latent rows and columns, H and W
 pixels.
 """
 
@@ -13,15 +13,17 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from model.errors import MissingCapability, PromptTooLong
+from model.attention import Backend, Heads
+from model.errors import MissingCapability, PromptTooLong, TooManyReferences
 from model.family import Capabilities, Context, Depth, PreparedPrompt, Row, Size, TextCache, TextRow
 from model.flow import SOLVERS
-from model.images import output_size, resize_reference
+from model.images import fitted_size, resize_reference
 from model.latents import build_autoencoder, decode_latent, draw_noise, encode_references
 from model.omnigen2.config import LATENT_STRIDE, MAX_REFERENCES, OmniGen2CheckpointConfig, OmniGen2Config
 from model.omnigen2.flops import OmniGen2Flops
-from model.omnigen2.layout import Images, axis_starts
+from model.omnigen2.layout import Grid, Images, axis_starts
 from model.omnigen2.names import OMNIGEN2
+from model.omnigen2.stack import Runner
 from model.omnigen2.transformer import OmniGen2Transformer
 from model.preview import Previewer
 from model.prompt import Prompt
@@ -34,26 +36,29 @@ PROMPT_TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant that generates high-quality images based on user "
     "instructions.<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n"
 )
-NO_ANSWERS = "omnigen2 answers no questions"
+NO_ANSWERS = "omnigen2 answers no questions; it generates and edits"
 MAX_PIXELS = 1024 * 1024
+DEFAULT_SIDE = 1024
+MIN_SIDE = 64
+MAX_SIDE = 2048
 MAX_REFERENCE_SIDE = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class TextContext:
-    """Text features [L, F] of one prompt."""
+    """The text features of one prompt, embedded and refined [L, h]: all of it that knows no time."""
 
-    features_LF: Tensor
+    text_Lh: Tensor
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the prompt."""
-        return self.features_LF.shape[0]
+        return self.text_Lh.shape[0]
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the features hold."""
-        return self.features_LF.nbytes
+        """Memory that the text holds."""
+        return self.text_Lh.nbytes
 
 
 class OmniGen2Module(nn.Module):
@@ -97,32 +102,39 @@ class OmniGen2:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path | None) -> Self:
-        """Build from the parts' configs and the tokenizer in the folder's processor, weights unread.
+        """Build from the parts' configs and the tokenizer in the folder or its processor, weights unread.
 
         Raises:
             BadCheckpoint: A config or the tokenizer is not understood.
         """
-        tokenizer = None if folder is None else Tokenizer.from_folder(folder / "processor")
+        tokenizer = None
+        if folder is not None:
+            tokenizer = Tokenizer.from_folder(folder / "processor") or Tokenizer.from_folder(folder)
         return cls(OmniGen2CheckpointConfig.from_dict(config), tokenizer)
 
     def prepare(self, prompt: Prompt) -> PreparedTokens:
         """Tokenize a prompt; images are not shown to the language model.
 
         Raises:
-            BadRequest: It cannot be read; its subclasses say why.
+            BadRequest: It cannot be read; its subclasses say why. With its images it may be too long.
             MissingCapability: The checkpoint has no language model or tokenizer, or the prompt asks.
         """
         if self.processor is None:
             raise MissingCapability("this checkpoint has no language model to read prompts")
         if prompt.task == "understand":
             raise MissingCapability(NO_ANSWERS)
-        return self.processor.prepare(prompt)
+        prepared = self.processor.prepare(prompt)
+        grids = [self._reference_grid(image) for image in prompt.images]
+        check_reach(len(prepared.prompt.tokens), grids, self.config.transformer)
+        return prepared
 
     @torch.inference_mode()
     def prefill(
         self, prompts: Sequence[Prompt | PreparedPrompt], *, prefixes: Sequence[Context | None] | None = None
     ) -> list[Context]:
-        """Make the text features of each prompt, which is a single block and so has no prefixes.
+        """Make and refine the text features of each prompt, which is a single block and so has no prefixes.
+
+        They are what the language model's final norm gives, of every token of the template.
 
         Raises:
             BadRequest: As prepare.
@@ -132,11 +144,12 @@ class OmniGen2:
         prepared = [self.prepare(each) if isinstance(each, Prompt) else each for each in prompts]
         read = [cast(PreparedTokens, each).prompt for each in prepared]
         expert = cast(QwenVL, self.module.mllm)
-        return [TextContext(features_LF) for features_LF in expert.features(read)]
+        return [TextContext(text_Lh) for text_Lh in self.transformer.refine_texts(expert.features(read))]
 
     def part(self, context: Context, num_tokens: int, depth: Depth) -> Context:
-        """Return the context of a prompt's first tokens; there is one depth."""
-        return TextContext(cast(TextContext, context).features_LF[:num_tokens])
+        """Return the context of a whole prompt: refined text knows what comes after it."""
+        assert num_tokens == context.num_tokens, "a single block has no beginning"
+        return context
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image]) -> list[Tensor]:
@@ -145,12 +158,8 @@ class OmniGen2:
         Raises:
             MissingCapability: There is no autoencoder in the checkpoint.
         """
-        bounds = {
-            "max_pixels": MAX_PIXELS,
-            "max_side": MAX_REFERENCE_SIDE,
-            "step": self.capabilities.size_step,
-        }
-        return encode_references(self.module.vae, [resize_reference(image, **bounds) for image in images])
+        resized = [resize_reference(image, **self._reference_bounds) for image in images]
+        return encode_references(self.module.vae, resized)
 
     def noise(self, size: Size, seed: int) -> Tensor:
         """Draw noise [C, Y, X] on the CPU from the seed."""
@@ -163,9 +172,12 @@ class OmniGen2:
 
         Raises:
             PromptTooLong: Text and references together go beyond the positions the model was made for.
+            TooManyReferences: A row has more references than the model tells apart.
         """
-        texts = [cast(TextContext, row.context).features_LF for row in rows]
-        check_reach(rows, texts, self.config.transformer)
+        texts = [cast(TextContext, row.context).text_Lh for row in rows]
+        grids = Images.of(rows, self.config.transformer.patch_size).references
+        for text_Lh, references in zip(texts, grids, strict=True):
+            check_reach(len(text_Lh), references, self.config.transformer)
         return cast(list[Tensor], self.transformer(rows, texts))
 
     @torch.inference_mode()
@@ -224,47 +236,96 @@ class OmniGen2:
         return frozenset()
 
     def output_size(self, references: Sequence[Image]) -> Size:
-        """The size that an edit of these images gets when the request names none."""
-        return output_size(references, self.capabilities)
+        """The size of an edit that names none: that of its only image as it is read, or the default size.
+
+        Source: OmniGen2, arXiv:2506.18871, released pipeline, align_res.
+        """
+        if len(references) > 1:
+            return self.capabilities.default_size
+        size = fitted_size(Size(*references[0].size), **self._reference_bounds)
+        return Size(max(size.width, MIN_SIDE), max(size.height, MIN_SIDE))
+
+    @property
+    def _reference_bounds(self) -> dict[str, int]:
+        can = self.capabilities
+        side = min(MAX_REFERENCE_SIDE, can.max_side)
+        return {"max_pixels": can.max_pixels, "max_side": side, "step": can.size_step}
+
+    def _reference_grid(self, image: Image) -> Grid:
+        size, step = fitted_size(Size(*image.size), **self._reference_bounds), self.capabilities.size_step
+        return size.height // step, size.width // step
+
+    @property
+    def heads(self) -> tuple[Heads, Heads | None]:
+        """The attention of the generation side, and that of the understanding side where there is one."""
+        gen, und = self.config.transformer, self.config.mllm
+        own = Heads(gen.num_attention_heads, gen.num_kv_heads, gen.head_dim)
+        if und is None:
+            return own, None
+        return own, Heads(und.num_attention_heads, und.num_key_value_heads, und.head_dim, causal=True)
+
+    def use_backends(self, generation: Backend, understanding: Backend) -> None:
+        """Choose how attention is computed on each side."""
+        self.transformer.backend = generation
+        if self.module.mllm is not None:
+            self.module.mllm.use_backend(understanding)
+
+    def use_runner(self, runner: Runner) -> None:
+        """Choose how the generation side's stacks of blocks are computed."""
+        self.transformer.runner = runner
 
 
-def check_reach(rows: Sequence[Row], texts: Sequence[Tensor], config: OmniGen2Config) -> None:
-    """Refuse rows whose positions go beyond those the model was made for.
+def check_reach(num_text: int, references: Sequence[Grid], config: OmniGen2Config) -> None:
+    """Refuse a row whose positions go beyond those the model was made for.
+
+    Args:
+        num_text: Tokens of its text.
+        references: Patch rows and columns of its references.
+        config: Of the transformer.
 
     Raises:
         PromptTooLong: Says how far they go.
+        TooManyReferences: There are more than the model tells apart.
     """
-    grids = Images.of(rows, config.patch_size).references
-    for text_LF, references in zip(texts, grids, strict=True):
-        last = axis_starts(len(text_LF), references)[-1]
-        if last >= config.axes_lens[0]:
-            raise PromptTooLong(
-                f"prompt and references take {last + 1} positions, {config.axes_lens[0]} at most",
-                param="prompt",
-            )
+    if len(references) > MAX_REFERENCES:
+        raise TooManyReferences(f"{len(references)} images, {MAX_REFERENCES} at most", param="image")
+    last = axis_starts(num_text, references)[-1]
+    if last >= config.axes_lens[0]:
+        raise PromptTooLong(
+            f"the prompt's {num_text} tokens and its images take {last + 1} positions, "
+            f"{config.axes_lens[0]} at most; shorten it, or bring fewer or smaller images",
+            param="prompt",
+        )
 
 
 def capabilities(config: OmniGen2CheckpointConfig) -> Capabilities:
     """Say what a checkpoint with these parts can do.
 
+    Sizes and prompts stay within the positions that the model was made for.
+
     Source: OmniGen2, arXiv:2506.18871, published examples.
     """
     draws = config.vae is not None and config.mllm is not None
+    size_step = LATENT_STRIDE * config.transformer.patch_size
+    beginning, *sides = config.transformer.axes_lens
+    max_side = min(MAX_SIDE, size_step * min(sides))
+    default_side = min(DEFAULT_SIDE, max_side)
     return Capabilities(
         family="omnigen2",
         tasks=("generate", "edit") if draws else (),
-        size_step=LATENT_STRIDE * config.transformer.patch_size,
-        min_side=64,
-        max_side=2048,
+        size_step=size_step,
+        min_side=MIN_SIDE,
+        max_side=max_side,
         max_pixels=MAX_PIXELS,
-        default_size=Size(1024, 1024),
+        default_size=Size(default_side, default_side),
         max_references=MAX_REFERENCES,
         max_images=0,
-        max_prompt_tokens=config.transformer.axes_lens[0],
+        max_prompt_tokens=min(beginning - 1, *sides),
         solvers=SOLVERS,
         num_inference_steps=50,
         guidance_scale=4.0,
         edit_guidance_scale=5.0,
         image_guidance_scale=2.0,
         guidance_clock="step",
+        grid="omnigen2" if config.scheduler.dynamic_time_shift else "linear",
     )

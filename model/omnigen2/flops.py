@@ -77,9 +77,15 @@ class OmniGen2Flops:
         self._expert = None if expert is None else ExpertFlops(expert)
 
     def prefill(self, prompts: Sequence[PreparedPrompt], prefixes: Sequence[Context | None]) -> int:
-        """Count the text features of prompts."""
+        """Count the text features of prompts, embedded and refined."""
         assert self._expert, "who prefills has a language model"
-        return self._expert.features([cast(PreparedTokens, each).prompt for each in prompts])
+        read = [cast(PreparedTokens, each).prompt for each in prompts]
+        return self._expert.features(read) + self.refine([len(each.tokens) for each in read])
+
+    def refine(self, lengths: Sequence[int]) -> int:
+        """Count the embedding and refining of texts."""
+        seen = attention(self._config.hidden_size, sum(length**2 for length in lengths))
+        return (self._caption + self._refiner) * sum(lengths) + self._config.num_refiner_layers * seen
 
     def encode(self, latents: Sequence[Tensor]) -> int:
         """Count what it took to encode references to these latents [C, Y, X]."""
@@ -89,14 +95,10 @@ class OmniGen2Flops:
         """Count a packed step."""
         images = Images.of(rows, self._config.patch_size)
         texts = [row.context.num_tokens for row in rows]
-        refined = (self._caption + self._refiner) * sum(texts)
-        seen = attention(self._config.hidden_size, sum(length**2 for length in texts))
         lengths = list(map(sum, zip(texts, images.reference_lengths, images.noise_lengths, strict=True)))
         network = self._images
         return (
             network.times(rows)
-            + refined
-            + self._config.num_refiner_layers * seen
             + network.references(rows, images)
             + network.noise(rows, images)
             + network.blocks(self._config.num_layers, lengths, num_times(rows))

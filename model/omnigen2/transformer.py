@@ -3,11 +3,11 @@
 `ImageTransformer` is the part that reads images and time; `OmniGen2Transformer` adds the text features.
 Parameter names are those of the released checkpoint.
 
-Shapes: R rows, M different flow times, T packed tokens, L text tokens, F text feature width, h width,
+Shapes: R rows, M different flow times, T packed tokens, L tokens of a text, F text feature width, h width,
 C latent channels, Y and X latent rows and columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from math import prod
 
@@ -30,6 +30,7 @@ from model.layers import (
 from model.omnigen2.blocks import KEPT_STREAMS, ModulatedBlock, Moments, OutputNorm, PlainBlock, Stream
 from model.omnigen2.config import MAX_REFERENCES, TIME_CHANNELS, OmniGen2Config
 from model.omnigen2.layout import Grid, Images, image_ids, joint_ids, text_ids
+from model.omnigen2.stack import Runner, Stack, StackInputs, run_as_is
 
 
 class TimeCaptionEmbedding(nn.Module):
@@ -46,11 +47,18 @@ class TimeCaptionEmbedding(nn.Module):
 
 
 class ImageTransformer(nn.Module):
-    """Embedders, refiners, joint layers and output head; who calls the layers decides what they see."""
+    """Embedders, refiners, joint layers and output head; who calls the layers decides what they see.
+
+    Attributes:
+        backend: How attention is computed, unless a call says otherwise.
+        runner: How stacks of blocks are computed.
+    """
 
     def __init__(self, config: OmniGen2Config, *, has_text: bool = False) -> None:
         super().__init__()
         self.config = config
+        self.backend: Backend = "sdpa"
+        self.runner: Runner = run_as_is
         self.x_embedder = nn.Linear(config.patch_channels, config.hidden_size)
         self.ref_image_patch_embedder = nn.Linear(config.patch_channels, config.hidden_size)
         self.image_index_embedding = nn.Parameter(
@@ -90,8 +98,7 @@ class ImageTransformer(nn.Module):
         moments = moments.of(sharing.firsts)
         stream = self._image_stream(grids, moments, backend)
         x_Th = self._embed(self.x_embedder, [row.latent_CYX for row in sharing.pick(rows)], grids)
-        for block in self.noise_refiner:
-            x_Th = block(x_Th, moments.condition_Me, stream)
+        x_Th = self.run("noise_refiner", self.noise_refiner, x_Th, moments, stream)
         return sharing.spread(x_Th, list(map(prod, grids)))
 
     def embed_references(
@@ -118,8 +125,7 @@ class ImageTransformer(nn.Module):
         ]
         latents = [latent_CYX for _, _, latent_CYX in picked]
         x_Th = self._embed(self.ref_image_patch_embedder, latents, grids) + torch.cat(index_BZh)
-        for block in self.ref_image_refiner:
-            x_Th = block(x_Th, moments.condition_Me, stream)
+        x_Th = self.run("ref_image_refiner", self.ref_image_refiner, x_Th, moments, stream)
         return sharing.spread(x_Th, lengths)
 
     def velocities(
@@ -128,6 +134,13 @@ class ImageTransformer(nn.Module):
         """Read the velocity [C, Y, X] of each row off its noise tokens, float32."""
         patches_TZ = self.norm_out(x_Th, moments.condition_Me, stream)
         return unpatchify(patches_TZ.float(), grids, self.config.patch_size)
+
+    def run(
+        self, name: str, blocks: Iterable[nn.Module], x_Th: Tensor, moments: Moments, stream: Stream
+    ) -> Tensor:
+        """Pass tokens through some of the blocks, in the runner's way."""
+        inputs = StackInputs(x_Th=x_Th, condition_Me=moments.condition_Me, stream=stream)
+        return self.runner(Stack(name, list(blocks)), inputs)
 
     def _image_stream(self, grids: Sequence[Grid], moments: Moments, backend: Backend) -> Stream:
         device = self.x_embedder.weight.device
@@ -193,37 +206,41 @@ class OmniGen2Transformer(ImageTransformer):
         self.context_refiner = nn.ModuleList(PlainBlock(config) for _ in range(config.num_refiner_layers))
 
     def forward(
-        self, rows: Sequence[Row], texts: Sequence[Tensor], *, backend: Backend = "sdpa"
+        self, rows: Sequence[Row], texts: Sequence[Tensor], *, backend: Backend | None = None
     ) -> list[Tensor]:
         """Predict the velocity [C, Y, X] of each row, float32.
 
         Args:
             rows: Latents, times and references; contexts are not read.
-            texts: Text features [L, F] of each row.
-            backend: Of the attention.
+            texts: Refined text [L, h] of each row, from refine_texts.
+            backend: Of the attention; the network's own when left out.
         """
+        backend = backend or self.backend
         images = Images.of(rows, self.config.patch_size)
         moments = self.embed_times(rows)
         noise = self.noise_stream(images, moments, backend)
-        text_Th = self.embed_texts(texts, backend)
         reference_Th = self.embed_references(rows, images, moments, backend)
         noise_Th = self.embed_noise(rows, images, moments, backend)
-        num_text = tuple(len(text_LF) for text_LF in texts)
+        num_text = tuple(map(len, texts))
         lengths = list(zip(num_text, images.reference_lengths, images.noise_lengths, strict=True))
-        x_Th = interleave(*zip((text_Th, reference_Th, noise_Th), zip(*lengths, strict=True), strict=True))
+        streams = torch.cat(list(texts)), reference_Th, noise_Th
+        x_Th = interleave(*zip(streams, zip(*lengths, strict=True), strict=True))
         layout = num_text, images, moments.places, self.config
         joint = _joint_stream(*layout, backend=backend, device=x_Th.device)
-        for block in self.layers:
-            x_Th = block(x_Th, moments.condition_Me, joint)
+        x_Th = self.run("layers", self.layers, x_Th, moments, joint)
         return self.velocities(part(x_Th, lengths, 2), images.noise, moments, noise)
 
-    def embed_texts(self, texts: Sequence[Tensor], backend: Backend) -> Tensor:
-        """Embed and refine text features, each text alone: packed [T, h]; depends on no time and no image."""
-        packed_TF = torch.cat(list(texts)).to(self.x_embedder.weight)
-        lengths = tuple(len(text_LF) for text_LF in texts)
+    def refine_texts(self, features: Sequence[Tensor], *, backend: Backend | None = None) -> list[Tensor]:
+        """Embed and refine text features [L, F], each text alone: [L, h], each in memory of its own.
+
+        It depends on no time and no image, so it is done once for all steps.
+        """
+        packed_TF = torch.cat(list(features)).to(self.x_embedder.weight)
+        lengths = tuple(map(len, features))
         ids_T3 = torch.cat([text_ids(0, length) for length in lengths])
-        stream = Stream.of(lengths, ids_T3.to(packed_TF.device), self.config, backend)
+        stream = Stream.of(lengths, ids_T3.to(packed_TF.device), self.config, backend or self.backend)
         x_Th: Tensor = self.time_caption_embed.caption_embedder(packed_TF)
         for block in self.context_refiner:
             x_Th = block(x_Th, stream)
-        return x_Th
+        texts = torch.split(x_Th, list(lengths))
+        return [text_Lh.clone() for text_Lh in texts] if len(texts) > 1 else list(texts)

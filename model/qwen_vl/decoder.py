@@ -9,9 +9,9 @@ Shapes: T packed tokens, S packed keys, C width, H heads, K key heads, D head di
 from collections.abc import Callable
 
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from model.attention import Segments, attend
+from model.kernels.swiglu import gate
 from model.layers import RMSNorm
 from model.qwen_vl.config import QwenVLConfig
 from model.rope import mrope_table, rotate_half
@@ -65,7 +65,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x_TC: Tensor) -> Tensor:
         """Map each token on its own."""
-        out_TC: Tensor = self.down_proj(silu(self.gate_proj(x_TC)) * self.up_proj(x_TC))
+        out_TC: Tensor = self.down_proj(gate(self.gate_proj(x_TC), self.up_proj(x_TC)))
         return out_TC
 
 

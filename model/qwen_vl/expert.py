@@ -161,8 +161,10 @@ class QwenVL(nn.Module):
 
     def head(self, features_TC: Tensor) -> Tensor:
         """Turn normed features into logits."""
-        weight = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
-        return nn.functional.linear(features_TC, weight)
+        if self.lm_head is None:
+            return nn.functional.linear(features_TC, self.model.embed_tokens.weight)
+        logits_TV: Tensor = self.lm_head(features_TC)
+        return logits_TV
 
     def pack(self, prompts: Sequence[TokenPrompt], starts: Sequence[int] | None = None) -> Packed:
         """Embed prompts end to end, all of their images in one call of the vision tower.

@@ -67,7 +67,8 @@ def cost_file(folder: Path, card: ModelCard, num_threads: int | None) -> Path:
     device = f"{platform.machine()} {platform.processor()} {os.cpu_count()} {num_threads}"
     if card.device.startswith("cuda"):
         device = torch.cuda.get_device_name(card.device)
-    parts = (device, card.weights_hash, card.dtype, card.backend, torch.__version__)
+    weights = card.weights_hash, card.dtype, card.quantization, card.is_offloaded
+    parts = (device, *weights, card.backend, card.compile, torch.__version__)
     return folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
 
 

@@ -143,6 +143,10 @@ class Reporter(Observer):
         """Keep that a job was cut off at its deadline."""
         self._seen.append(("missed_deadline", ()))
 
+    def fell_back(self, reason: str, count: int) -> None:
+        """Keep that stacks were computed as they are."""
+        self._seen.append(("fell_back", (reason, count)))
+
     def cancelled(self, tenant: str, stage: str, wasted_seconds: float) -> None:
         """Keep that a job was cancelled."""
         self._seen.append(("cancelled", (tenant, stage, wasted_seconds)))

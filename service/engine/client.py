@@ -171,12 +171,11 @@ class Client:
         assert self._starting, "start comes before ready"
         await asyncio.shield(self._starting)
 
-    def check_ready(self) -> None:
-        """Return when jobs are taken.
+    def check_loaded(self) -> None:
+        """Return when jobs that can wait are taken: the engine may be on its way up again.
 
         Raises:
             EngineDraining: No more, on the way down.
-            EngineRestarting: Not while the engine is on its way up again.
             EngineNotReady: Not yet, or the model could not be loaded.
         """
         state = self.state
@@ -188,7 +187,17 @@ class Client:
             )
         if state is State.LOADING:
             raise EngineNotReady("the model is not loaded and warmed up yet", retry_after_seconds=2)
-        if state is State.RESTARTING:
+
+    def check_ready(self) -> None:
+        """Return when jobs are run.
+
+        Raises:
+            EngineDraining: As check_loaded.
+            EngineNotReady: As check_loaded.
+            EngineRestarting: Not while the engine is on its way up again.
+        """
+        self.check_loaded()
+        if self.state is State.RESTARTING:
             raise EngineRestarting("the engine is being restarted", retry_after_seconds=5)
 
     def drain(self) -> None:

@@ -37,7 +37,7 @@ from service.engine.errors import (
     JobFailed,
 )
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Preview, Status
-from service.engine.memory import MemoryModel, Meter, free_bytes
+from service.engine.memory import MemoryModel, Meter, free_bytes, held_and_needed
 from service.engine.observer import Observer
 from service.engine.prefix_cache import Ask, PrefixCache
 from service.engine.reference_cache import ReferenceCache
@@ -296,14 +296,13 @@ class Engine:
         return forecast.finish_seconds(standing.flow, needed)
 
     def _check_memory(self, course: Course) -> int:
-        """Return what a job will hold between steps at most: no more than its prefill takes at its peak.
+        """Return what a job will hold between steps at most.
 
         Raises:
             InsufficientMemory: Even alone it does not fit.
         """
         peaks = {stage: self.memory.bytes(stage, load) for stage, load, _ in course.remaining}
-        held = peaks.pop("prefill", 0)
-        needed = held + max(peaks.values(), default=0)
+        held, needed = held_and_needed(peaks)
         if needed > self._max_bytes:
             raise InsufficientMemory(
                 f"this needs about {needed / 2**20:.0f} MiB beside the weights, there are "
@@ -431,8 +430,7 @@ class Engine:
                 else:
                     self._learn(step, now - begun)
             self._scheduler.charge(step, now - begun, now)
-            self._observer.stepped(step.stage, step.load, now - begun)
-            self._observer.computed(self._tally.take(), now - begun)
+            self._note_step(step, now - begun)
             if step.stage == "prefill":
                 self._note_first("token", [each for each in tickets if each.job.is_question], now)
             self._note_first("preview", [ticket for ticket, _ in previews], now)
@@ -450,6 +448,14 @@ class Engine:
         self._num_steps += 1
         if self.costs.num_observed(step.stage) < NUM_LEARNT or self._num_steps % LEARNS_ONE_IN == 0:
             self.costs.observe(step.stage, step.load, seconds)
+
+    def _note_step(self, step: Step, seconds: float) -> None:
+        """Tell the observer what a step was."""
+        self._observer.stepped(step.stage, step.load, seconds)
+        self._observer.computed(self._tally.take(), seconds)
+        fallbacks = self.model.runner.take_fallbacks() if self.model.runner else {}
+        for reason, count in fallbacks.items():
+            self._observer.fell_back(reason, count)
 
     def _note_first(self, what: Literal["token", "preview"], tickets: Sequence[Ticket], now: float) -> None:
         for ticket in tickets:

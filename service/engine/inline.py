@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,6 +24,9 @@ from service.engine.engine import Emit, Engine, EngineConfig
 from service.engine.job import IDLE, Event, Failed, Finished, Job, LoadedModel, ModelCard, Status
 from service.engine.memory import MemoryModel
 from service.engine.observer import Observer
+
+if TYPE_CHECKING:  # the server's process needs no compiler
+    from model.compiled import CompiledRunner
 
 NUM_PLANNERS = 4
 PROGRESS_SECONDS = 0.1
@@ -89,6 +93,8 @@ class InlineEngine:
         for job in warm_up_jobs(model.card.capabilities):
             await self.finish(job)
         self._engine.costs.adopt(CostModel())  # the first of everything takes longer
+        if model.runner:
+            _report(model.runner)
         if self._config.cost_folder:
             self._cost_file = cost_file(self._config.cost_folder, model.card, self._config.num_threads)
             await self._learn_costs(self._engine, self._cost_file)
@@ -176,3 +182,11 @@ def _store(engine: Engine, path: Path) -> None:
 
 def _beside(path: Path) -> Path:
     return path.with_suffix(".memory.json")
+
+
+def _report(runner: "CompiledRunner") -> None:
+    """Log what is prepared after the warm-up, and what is not; fallbacks count from here."""
+    runner.take_fallbacks()
+    log.info("prepared", extra={"sizes": runner.num_prepared})
+    for stack, why in runner.problems.items():
+        log.warning("not prepared, computed as it is: %s", stack, extra={"problem": why})

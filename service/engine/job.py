@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL.Image import Image
 
@@ -13,6 +13,9 @@ from model.question import Answered, Question
 from model.request import Progress
 from service.about import About
 from service.engine.scheduler import PRIORITIES, Priority
+
+if TYPE_CHECKING:  # the server's process needs no compiler
+    from model.compiled import CompiledRunner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +143,10 @@ class ModelCard:
         id: Its name on the wire.
         weights_hash: SHA-256 over the weight files; of random weights, over config and seed.
         load_format: Whether the weights are the checkpoint's or random.
+        quantization: How the weights were rounded, or "none".
+        is_offloaded: Whether layers only visit the device, which changes no result.
         backend: The attention backend.
+        compile: Whether steps run at fixed sizes that were prepared, and how.
         about: What the checkpoint says for people.
     """
 
@@ -151,13 +157,21 @@ class ModelCard:
     dtype: str
     backend: str
     environment: Environment
+    compile: Literal["off", "graphs", "on"] = "off"
     load_format: Literal["auto", "random"] = "auto"
+    quantization: Literal["none", "int8", "fp8"] = "none"
+    is_offloaded: bool = False
     about: About = field(default_factory=About)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A family in memory, which stays with the engine, and its card, which goes where it is asked for."""
+    """A family in memory, which stays with the engine, and its card, which goes where it is asked for.
+
+    Attributes:
+        runner: Computes stacks at prepared sizes; None computes everything as it is.
+    """
 
     card: ModelCard
     family: Family
+    runner: "CompiledRunner | None" = None

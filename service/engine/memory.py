@@ -87,6 +87,15 @@ class MemoryModel:
         return int(MARGIN * MIB * self._model.seconds(stage, load))
 
 
+def held_and_needed(peaks: Mapping[Stage, int]) -> tuple[int, int]:
+    """Return what a job holds between its steps, and what it needs in all, from its steps' peaks.
+
+    It holds no more than its prefill takes at its peak.
+    """
+    held = peaks.get("prefill", 0)
+    return held, held + max((peak for stage, peak in peaks.items() if stage != "prefill"), default=0)
+
+
 def free_bytes(device: str) -> int:
     """Return how much memory is free on a device: for the processor, within this container's limit."""
     if device.startswith("cuda"):

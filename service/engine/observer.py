@@ -35,6 +35,9 @@ class Observer:
     def missed_deadline(self) -> None:
         """Take note of a job that was cut off at its deadline."""
 
+    def fell_back(self, reason: str, count: int) -> None:
+        """Take note of stacks that were computed as they are, because no prepared size fits."""
+
     def finished(self, job: Job, result: Drawn | Answered, timings: Timings) -> None:
         """Take note of a job that went well."""
 

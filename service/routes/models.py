@@ -38,6 +38,7 @@ async def show_capabilities(_: TenantDep, service: ReadyServiceDep) -> Capabilit
         output_formats=list(get_args(OutputFormat)),
         response_formats=list(get_args(ResponseFormat)),
         guidance_clock=can.guidance_clock,
+        quantization=service.client.card.quantization,
         limits=_limits(service),
         defaults=_defaults(service),
         examples=service.client.card.about.examples,
@@ -51,6 +52,7 @@ def _card(service: Service) -> ModelCard:
         created=service.created,
         weights_sha256=client.card.weights_hash if client.is_loaded else None,
         load_format=service.settings.load_format,
+        quantization=service.settings.quantization,
     )
 
 

@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model.prompt import Task
 
+Quantization = Literal["none", "int8", "fp8"]
+QUANTIZATION = "How the weights were rounded, which changes results; none if they are as they were."
+
 
 class Answer(BaseModel):
     """Any object of an answer."""
@@ -109,6 +112,7 @@ class Receipt(Answer):
     load_format: Literal["auto", "random"] = Field(
         description="Whether weights are the checkpoint's or random."
     )
+    quantization: Quantization = Field("none", description=QUANTIZATION)
     prompt: str
     negative_prompt: str
     seed: int = Field(description="Of the first picture; picture i has seed + i.")
@@ -120,6 +124,9 @@ class Receipt(Answer):
     guidance: GuidanceData
     acceleration: str
     attention_backend: str
+    compile: Literal["off", "graphs", "on"] = Field(
+        default="off", description="Whether steps ran at prepared sizes."
+    )
     dtype: str
     device: str
     environment: EnvironmentData
@@ -186,6 +193,7 @@ class ModelCard(Answer):
     load_format: Literal["auto", "random"] = Field(
         description="Whether weights are the checkpoint's or random."
     )
+    quantization: Quantization = Field(description=QUANTIZATION)
 
 
 class ModelList(Answer):
@@ -254,6 +262,7 @@ class CapabilitiesAnswer(Answer):
     output_formats: list[str]
     response_formats: list[str]
     guidance_clock: Literal["time", "step"]
+    quantization: Quantization = Field(description=QUANTIZATION)
     limits: Limits
     defaults: Defaults
     examples: dict[Task, list[str]] = Field(description="Words that the model does well with.")

@@ -18,7 +18,9 @@ def run(*words: str) -> tuple[int, str]:
     [
         ("load", ("--url", "--seconds", "--shares", "--arrivals", "--seed", "--output")),
         ("engine", ("--quick", "--output")),
+        ("packing", ("--repeats", "--layers", "--output")),
         ("drill", ("--kills", "--seed", "--output")),
+        ("gpu", ("--toy", "--device", "--seconds", "--only", "--seed", "--commit", "--output")),
     ],
 )
 def test_help_names_every_option(command: str, options: tuple[str, ...]) -> None:
@@ -45,4 +47,4 @@ def test_what_the_user_can_change_is_said_in_a_line(words: tuple[str, ...], said
 def test_bench_is_a_command_of_hbridge() -> None:
     words = [sys.executable, "-m", "service", "bench", "--help"]
     text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    assert all(command in text for command in ("load", "engine", "drill"))
+    assert all(name in text for name in ("load", "engine", "packing", "drill", "gpu", "report"))

@@ -37,15 +37,17 @@ def test_every_request_is_one_that_the_wire_takes(task: str, schema: type) -> No
 
 
 def test_refusals_are_no_latencies_and_all_is_counted(tmp_path: Path) -> None:
-    run = Run(title="one", num_shots=4, seconds=2.0, num_sent=4)
+    run = Run(title="one", num_shots=4, seconds=2.0, device_seconds=1.0, num_sent=4)
     for status, total in ((200, 0.5), (200, 1.5), (429, 0.01), (0, 0.01)):
         run.outcomes.append(Outcome(task="edit", due=0.0, total=total, status=status, queue=0.1, first=0.2))
-    report = run.report(device_seconds=1.0)
+    report = run.report()
     assert report["requests"] == {"done": 2, "refused": 1, "failed": 1}
     assert (report["throughput"], report["device_busy"]) == (1.0, 0.5)
     assert report["latency"]["edit"]["total"] == {"p50": 0.5, "p95": 1.5, "p99": 1.5}
     assert report["latency"]["generate"]["total"] == {}, "what was not measured has no latency"
-    assert len(run.__rich__().rows) == len(TASKS)
+    table = run.__rich__()
+    assert len(table.rows) == len(TASKS)
+    assert table.caption == "1.0 done a second, device busy: 50%"
     plot([run], tmp_path / "load.png")
     assert (tmp_path / "load.png").stat().st_size > 1000
     about = {"command": "c", "device": "d", "commit": "e", "capacity": report}

@@ -2,11 +2,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.attention import BACKENDS, Backend, Segments, attend, causal_mask
+from model.attention import Backend, Segments, attend, causal_mask, join
+from model.backend_choice import available
 
+BACKENDS = available(torch.device("cpu"), torch.float32)
 H, K, D = 6, 2, 8
 SHAPES = [((3, 5), (4, 7)), ((4, 4), (4, 4)), ((1, 3, 2), (6, 3, 9)), ((2, 2), (5, 5))]
-BOTH = pytest.mark.parametrize("backend", list(BACKENDS))
+BOTH = pytest.mark.parametrize("backend", BACKENDS)
 ALL = pytest.mark.parametrize(("q_lengths", "kv_lengths"), SHAPES)
 
 
@@ -67,3 +69,9 @@ def test_backends_have_the_same_gradients(q_lengths: tuple[int, ...], kv_lengths
 
 def test_the_last_query_sees_every_key() -> None:
     assert causal_mask(2, 3, torch.device("cpu")).tolist() == [[True, True, False], [True, True, True]]
+
+
+def test_keys_that_lie_apart_stand_before_the_others_in_each_segment() -> None:
+    segments = Segments((3, 5), (7, 7), before_lengths=(4, 2))
+    joined = join(torch.arange(6), torch.arange(10, 18), segments)
+    assert joined.tolist() == [0, 1, 2, 3, 10, 11, 12, 4, 5, 13, 14, 15, 16, 17]

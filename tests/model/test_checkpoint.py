@@ -15,6 +15,7 @@ from model.checkpoint import (
     count_weights,
     load,
     random_hash,
+    read_config,
     save,
     weights_hash,
 )
@@ -331,3 +332,8 @@ def test_any_family_survives_saving(golden_config: dict[str, Any], tmp_path: Pat
     config = {"family": "omnigen2", "transformer": OMNIGEN2, "mllm": golden_config["understanding"]}
     save(build_random(config), tmp_path)
     assert load(tmp_path).module.state_dict().keys() == build_random(config).module.state_dict().keys()
+
+
+def test_the_scheduler_of_a_release_is_read_with_its_other_parts(omnigen2_folder: Path) -> None:
+    assert read_config(omnigen2_folder)["scheduler"] == {"dynamic_time_shift": True}
+    assert load(omnigen2_folder).config.scheduler.dynamic_time_shift

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -78,6 +79,32 @@ def test_the_correction_after_pure_noise_is_left_out() -> None:
     latent, data, before = torch.randn(3, 4)
     with_noise = dpmpp_2m_step(latent, data, 0.25, 0.5, earlier=(0.0, before))
     torch.testing.assert_close(with_noise, dpmpp_2m_step(latent, data, 0.25, 0.5, earlier=None))
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 9])
+def test_the_second_order_solver_takes_the_published_steps(num_steps: int) -> None:
+    """As the specification writes them: alpha = t, sigma = 1 - t, lambda = ln(alpha / sigma)."""
+    times = time_grid(num_steps, 16, 24)
+    x = noise = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).double()
+    before: list[tuple[float, Tensor]] = []
+    for i, (t, t_next) in enumerate(pairwise(times)):
+        alpha, sigma = t, 1 - t
+        data = x + sigma * curved(x, t)
+        if i == num_steps - 1:
+            x = data
+            break
+        alpha_next, sigma_next = t_next, 1 - t_next
+        ratio = sigma_next / sigma
+        if i == 0:
+            x = ratio * x + (alpha_next - ratio * alpha) * data
+        else:
+            snr, snr_next = math.log(alpha / sigma), math.log(alpha_next / sigma_next)
+            (t_before, data_before), eta = before[-1], snr_next - snr
+            snr_before = math.log(t_before / (1 - t_before)) if t_before else -math.inf
+            q = alpha_next * (1 - math.exp(-eta))
+            x = ratio * x + q * data + 0.5 * q * (eta / (snr - snr_before)) * (data - data_before)
+        before.append((t, data))
+    torch.testing.assert_close(walk(curved, noise, times, "dpmpp_2m"), x, atol=1e-9, rtol=0)
 
 
 def test_estimated_data_is_where_euler_goes_in_one_step() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from model.errors import BadCheckpoint, MissingCapability
 from model.family import Size
@@ -13,6 +14,7 @@ from model.latents import AUTOENCODER, build_autoencoder, decode_latent, draw_no
 from model.names import Names
 from model.registry import resolve
 
+GOLDENS = Path(__file__).parents[1] / "goldens"
 PICTURE = Image.effect_noise((32, 48), 60).convert("RGB")
 
 
@@ -73,6 +75,18 @@ def test_decoding_undoes_shift_and_scale(autoencoder: nn.Module) -> None:
     latent_CYX = torch.randn(4, 4, 6)
     expected = autoencoder.decode(latent_CYX[None] / 0.3611 + 0.1159).sample[0] / 2 + 0.5
     torch.testing.assert_close(decode_latent(autoencoder, latent_CYX), expected.clamp(0, 1))
+
+
+@pytest.mark.parametrize("name", ["loop_t2i_nocfg", "loop_t2i_textcfg", "loop_edit_text_image_cfg"])
+def test_the_decoder_gets_what_the_reference_gives_it(drawing_folder: Path, name: str) -> None:
+    case = load_file(GOLDENS / f"omnigen2/{name}.safetensors")
+    config = json.loads((drawing_folder / "config.json").read_text())["vae"]
+    decoding = build_autoencoder(config | {"latent_channels": 16}).requires_grad_(False).eval()
+    given: list[Tensor] = []
+    hook = decoding.get_submodule("decoder").register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    decode_latent(decoding, case["out.final_latents"][0])
+    hook.remove()
+    torch.testing.assert_close(given[0], case["out.vae_decode_input"], atol=1e-5, rtol=0)
 
 
 def test_an_autoencoder_in_bfloat16_still_gives_float32(autoencoder: nn.Module) -> None:

@@ -92,6 +92,11 @@ def test_time_is_embedded_in_the_dtype_of_the_weights() -> None:
     assert embedding(time_sinusoid(torch.rand(3), 8, 1000.0)).dtype == torch.bfloat16
 
 
+def test_a_gate_is_opened_in_float32_and_rounded_once() -> None:
+    z = torch.randn(64, 8).bfloat16()
+    assert torch.equal(nn.functional.silu(z), nn.functional.silu(z.float()).bfloat16())
+
+
 def test_a_closed_gate_feeds_nothing_forward() -> None:
     layer = GatedFeedForward(4, 8)
     layer.linear_1.weight.data.zero_()

@@ -1,7 +1,19 @@
+from dataclasses import replace
+
 import pytest
 
-from model.errors import BadRequest
-from model.request import MAX_SEED, Progress, chosen_seed, ignore
+from model.checkpoint import build
+from model.errors import BadRequest, MissingCapability
+from model.request import MAX_SEED, Progress, check_task, chosen_seed, ignore
+
+
+def test_a_task_that_a_checkpoint_does_not_do_is_refused_with_those_that_it_does() -> None:
+    can = build({"family": "omnigen2", "transformer": {}}).capabilities
+    with pytest.raises(MissingCapability, match="cannot edit; it lacks the parts for any task"):
+        check_task("edit", can)
+    check_task("edit", replace(can, tasks=("edit",)))
+    with pytest.raises(MissingCapability, match="cannot generate; it can edit"):
+        check_task("generate", replace(can, tasks=("edit",)))
 
 
 def test_a_seed_is_kept_or_drawn() -> None:

@@ -280,7 +280,7 @@ def test_every_error_has_a_status_of_its_own_or_of_its_base() -> None:
     trees = (vars(errors), vars(engine_errors), vars(model_errors))
     kinds = {kind for tree in trees for kind in tree.values() if isinstance(kind, type)}
     bases = {"RequestError", "TooManyRequests", "EngineError", "EngineUnavailable", "ModelError"}
-    inside = {"JobFailed", "BadCheckpoint", "Cancelled", "KeptError"}
+    inside = {"JobFailed", "BadCheckpoint", "UnusableQuantization", "Cancelled", "KeptError"}
     for kind in kinds:
         if (
             issubclass(kind, Exception)

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from service.database import Database, brief
 from service.deps import Service
 from service.engine.errors import EngineDraining
+from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel
 from service.errors import JobNotFound
 from service.jobs import Jobs, Order
@@ -164,3 +165,18 @@ def test_who_waits_for_a_job_that_is_left_to_the_next_start_is_told(
     assert isinstance(error, EngineDraining), error
     assert states[-1] == "queued"
     assert call(jobs_web, jobs.find, "", row.id).state == "queued"
+
+
+def test_jobs_are_taken_while_the_engine_starts_again_and_run_once_it_is_up(
+    jobs_web: TestClient, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+) -> None:
+    request = ASKED.model_dump(exclude_unset=True)
+    monkeypatch.setattr(InlineEngine, "is_up", False)
+    refused = jobs_web.post("/v1/generate", json=request)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_restarting")
+    taken = jobs_web.post("/v1/jobs", json={"task": "generate", "request": request})
+    assert taken.status_code == 202
+    assert taken.json()["state"] == "queued"
+    monkeypatch.undo()
+    where = taken.headers["location"]
+    wait_until(lambda: jobs_web.get(where).json()["state"] == "succeeded")

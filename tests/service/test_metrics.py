@@ -37,6 +37,7 @@ API = {
     *("cancellations_total", "wasted_device_seconds_total", "deadline_missed_total", "device_seconds_total"),
     *("queued_device_seconds", "model_flops_total", "mfu_ratio", "engine_restarts_total"),
     *("device_busy_seconds_total", "fetch_blocked_total", "jobs_total", "webhooks_total", "build_info"),
+    "eager_fallback_total",
 }
 """What the API promises; all of them begin with hbridge_."""
 PROCESS = {f"process_{name}" for name in ("start_time_seconds", "resident_memory_bytes", "cpu_seconds_total")}
@@ -392,3 +393,11 @@ def test_jobs_and_webhooks_are_counted() -> None:
     text = metrics.render().decode()
     assert 'hbridge_jobs_total{state="failed",task="edit"} 1.0' in text
     assert 'hbridge_webhooks_total{outcome="retried"} 1.0' in text
+
+
+def test_stacks_that_fit_no_prepared_size_are_counted_by_reason() -> None:
+    metrics = Metrics()
+    metrics.fell_back("rows", 4)
+    told = metrics.render().decode()
+    assert 'hbridge_eager_fallback_total{reason="rows"} 4.0' in told
+    assert 'hbridge_eager_fallback_total{reason="tokens"} 0.0' in told

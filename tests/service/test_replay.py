@@ -53,7 +53,16 @@ def test_the_shipped_model_makes_the_same_pixels_again(shipped: LoadedModel, fie
     ("name", "place"),
     [
         (name, (name,))
-        for name in ("weights_sha256", "model", "family", "dtype", "device", "attention_backend", "grid")
+        for name in (
+            "weights_sha256",
+            "model",
+            "family",
+            "dtype",
+            "quantization",
+            "device",
+            "attention_backend",
+            "grid",
+        )
     ]
     + [
         ("guidance.clock", ("guidance", "clock")),
@@ -67,7 +76,7 @@ def test_whatever_differs_is_named(loaded: LoadedModel, name: str, place: tuple[
     part = data
     for key in place[:-1]:
         part = part[key]
-    value = {"num_threads": 99, "guidance.clock": "step"}.get(name, "another")
+    value = {"num_threads": 99, "guidance.clock": "step", "quantization": "int8"}.get(name, "another")
     part[place[-1]] = value
     (found,) = differences(Receipt.model_validate(data), loaded.card)
     assert (found.name, found.there) == (name, value)

@@ -6,6 +6,7 @@ from torch import nn
 
 from model.images import to_tensor
 from training.autoencoder import AutoencoderStage, latent_statistics
+from training.schedule import MicroBatch
 from training.world import random_scene, render
 
 CONFIG = {
@@ -28,7 +29,7 @@ def stage() -> AutoencoderStage:
 
 
 def loss_of(stage: AutoencoderStage, seed: int = 0) -> torch.Tensor:
-    return stage.loss(Random(seed), torch.Generator().manual_seed(seed), 4)[0]
+    return stage.loss(MicroBatch(run=seed, size=4))[0]
 
 
 def test_the_loss_falls_in_a_few_steps(stage: AutoencoderStage) -> None:

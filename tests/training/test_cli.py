@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 
 from training.cli import examine, train
 from training.evaluation import SUITES
-from training.recipe import STAGES
+from training.full import Full
+from training.recipe import Recipe
 
 app = typer.Typer()
 app.command("train")(train)
@@ -31,8 +32,9 @@ def test_help_names_every_option(command: str) -> None:
 @pytest.mark.parametrize(
     ("words", "choices"),
     [
-        (("train", "--recipe", "huge"), ("tiny",)),
-        (("train", "--stage", "oven"), STAGES),
+        (("train", "--recipe", "huge"), ("full", "tiny")),
+        (("train", "--stage", "oven"), (*Recipe.STAGES, *Recipe.ASIDE)),
+        (("train", "--stage", "vae", "--recipe", "full"), Full.STAGES),
         (("eval", "--suite", "sing"), SUITES),
     ],
 )
@@ -49,6 +51,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(
     [
         (("eval", "--size", "big"), 'must be "WIDTHxHEIGHT" in pixels'),
         (("eval", "--model", "nowhere"), "nowhere is no folder"),
+        (("eval", "--quantization", "fp8"), "capability 8.9"),
         (("eval", "--server", "http://127.0.0.1:9", "--output", "x.json"), "http://127.0.0.1:9: "),
         (("train", "--stage", "prior", "--runs", "nowhere"), "run stage latents first"),
     ],

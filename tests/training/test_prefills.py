@@ -1,5 +1,4 @@
 from pathlib import Path
-from random import Random
 
 import pytest
 import torch
@@ -9,9 +8,10 @@ from model.hbridge.family import HBridge
 from model.hbridge.network import HBridgeNetwork
 from model.prompt import Prompt
 from training.drawings import Group, Shelf, sample
-from training.generation import Batch
+from training.noised import Noised
 from training.prefills import Prefills, asked, fill_prefills, packed, see, unasked
 from training.recipe import Recipe
+from training.world import render
 
 
 def fresh(family: HBridge, prompts: list[Prompt]) -> PackedContexts:
@@ -44,10 +44,10 @@ def test_words_are_all_that_a_blank_prompt_lacks() -> None:
 
 def test_pictures_are_seen_as_the_vision_tower_sees_them(recipe: Recipe, prefills: list[Prefills]) -> None:
     family = recipe.assemble()
-    scenes = [sample(prefills[0].group, index).after for index in (3, 1)]
+    pictures = [render(sample(prefills[0].group, index).after) for index in (3, 1)]
     features_NSW = prefills[0].seen([3, 1])
     assert features_NSW.shape == (2, family.config.srt_count, family.config.understanding.hidden_size)
-    torch.testing.assert_close(features_NSW, see(family, scenes), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(features_NSW, see(family, pictures), rtol=1e-3, atol=1e-3)
 
 
 def test_a_network_reads_what_is_kept_as_it_reads_contexts(
@@ -55,11 +55,13 @@ def test_a_network_reads_what_is_kept_as_it_reads_contexts(
 ) -> None:
     network: HBridgeNetwork = bridged.network
     torch.nn.init.normal_(network.gen.norm_out.linear_2.weight, std=0.02)
-    drawn = Batch(shelves[1], Random(0), torch.Generator().manual_seed(0), 2, 0.0)
-    prompts = [asked(sample(shelves[1].group, index)) for index in drawn.indices]
-    kept = packed([prefills[1].prompt(index, blank=False) for index in drawn.indices])
+    indices = [4, 1]
+    references = [(latent,) for latent in shelves[1].before(indices)]
+    drawn = Noised.of(list(shelves[1].after(indices)), references, torch.Generator().manual_seed(0), 0.0)
+    prompts = [asked(sample(shelves[1].group, index)) for index in indices]
+    kept = packed([prefills[1].prompt(index, blank=False) for index in indices])
     with torch.no_grad():
-        outputs = [network(drawn.rows(), contexts=each) for each in (kept, fresh(bridged, prompts))]
+        outputs = [network(drawn.rows, contexts=each) for each in (kept, fresh(bridged, prompts))]
     torch.testing.assert_close(*(torch.stack(output.velocities) for output in outputs), rtol=1e-3, atol=1e-3)
 
 

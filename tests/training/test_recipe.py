@@ -8,8 +8,9 @@ import yaml
 from model.checkpoint import load, weights_hash
 from model.hbridge.config import HBridgeConfig
 from training.drawings import Group
-from training.recipe import LOGGED, RECIPES, STAGES, Recipe
-from training.trainer import Schedule
+from training.recipe import LOGGED, Recipe
+from training.runs import RECIPES
+from training.schedule import Schedule
 
 FILES = sorted(RECIPES.glob("*/*.yaml"))
 
@@ -24,7 +25,7 @@ def test_every_file_of_a_recipe_is_read(path: Path) -> None:
 
 
 def test_seeds_differ_from_stage_to_stage() -> None:
-    contents = [Recipe(path.parent.name, Path()).read(path.stem) for path in FILES]
+    contents = [Recipe("tiny", Path()).read(path.stem) for path in FILES if path.parent.name == "tiny"]
     seeds = [content["schedule"]["seed"] for content in contents if "schedule" in content]
     assert len(set(seeds)) == len(seeds)
 
@@ -46,7 +47,7 @@ def test_an_unknown_stage_is_refused() -> None:
 
 
 def test_every_stage_is_a_thing_that_a_recipe_does() -> None:
-    assert all(callable(getattr(Recipe, stage)) for stage in STAGES)
+    assert all(callable(getattr(Recipe, stage)) for stage in (*Recipe.STAGES, *Recipe.ASIDE))
 
 
 def test_a_stage_whose_forerunner_has_not_run_says_so(tmp_path: Path) -> None:

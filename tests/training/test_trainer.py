@@ -1,14 +1,15 @@
 import json
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from random import Random
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from training.trainer import Average, Schedule, Team, Trainer
+from training.errors import TrainingRefused
+from training.schedule import MicroBatch, Schedule
+from training.team import Team
+from training.trainer import Trainer
 
 SCHEDULE = Schedule(steps=6, batch=4, learning_rate=0.1, warmup=2, ema=0.9, save_every=3, look_every=100)
 
@@ -27,11 +28,11 @@ class Line:
         self.module: nn.Module = nn.Linear(1, 1)
         self.num_steps, self.stop_at = 0, stop_at
 
-    def loss(self, rng: Random, generator: torch.Generator, batch: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: MicroBatch) -> tuple[Tensor, dict[str, float]]:
         if self.num_steps == self.stop_at:
             raise Stopped
         self.num_steps += 1
-        x = torch.randn(batch, 1, generator=generator) + rng.random()
+        x = torch.randn(batch.size, 1, generator=batch.generator()) + batch.rng().random()
         loss = (self.module(x) - 2 * x).square().mean()
         return loss, {"slope": self.module.weight.item()}
 
@@ -92,44 +93,18 @@ def test_the_log_says_what_was_learnt_and_what_was_seen(tmp_path: Path) -> None:
     assert "look/slope" in seen
 
 
-def test_the_learning_rate_rises_holds_and_falls_to_nothing() -> None:
-    schedule = Schedule(steps=1000, batch=1, learning_rate=1.0, warmup=100, decay=0.3)
-    rates = [schedule.rate(step) for step in range(1001)]
-    assert all(a < b for a, b in pairwise(rates[:100]))
-    assert set(rates[99:701]) == {1.0}
-    assert all(a > b for a, b in pairwise(rates[700:]))
-    assert rates[-1] == 0
+def test_micro_batches_are_a_step_together(tmp_path: Path) -> None:
+    whole = replace(SCHEDULE, batch=8, micro_batch=2, steps=1, ema=0.0, bfloat16=False)
+    Trainer(Line(), whole, tmp_path).run()
+    stage = Line()
+    losses = [stage.loss(batch)[0] for batch in whole.micro_batches(0)]
+    torch.stack(losses).mean().backward()
+    norm = torch.cat([p.grad.flatten() for p in stage.module.parameters()]).norm().item()
+    logged = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
+    assert logged["loss"] == pytest.approx(sum(loss.item() for loss in losses) / 4, abs=1e-5)
+    assert logged["gradient_norm"] == pytest.approx(norm, rel=1e-4)
 
 
-def test_an_average_is_applied_for_a_while_and_taken_out_again() -> None:
-    module = nn.Linear(2, 2)
-    average = Average(module)
-    old = module.weight.detach().clone()
-    with torch.no_grad():
-        module.weight += 1
-    with average.applied(module):
-        assert torch.equal(module.weight, old)
-    assert torch.equal(module.weight, old + 1)
-
-
-def test_an_average_comes_to_rest_where_the_module_rests() -> None:
-    module = nn.Linear(2, 2)
-    average = Average(module)
-    nn.init.ones_(module.weight)
-    for _ in range(200):
-        average.update(module, 0.9)
-    torch.testing.assert_close(average.shadow["weight"], torch.ones(2, 2))
-
-
-def test_frozen_parameters_have_no_average() -> None:
-    module = nn.Linear(2, 2)
-    module.bias.requires_grad_(False)
-    assert Average(module).shadow.keys() == {"weight"}
-
-
-def test_a_parameter_that_a_step_did_not_use_has_gradient_0() -> None:
-    used, spare = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
-    used.sum().backward()
-    Team().average([used, spare])
-    assert torch.equal(used.grad, torch.ones(2))
-    assert torch.equal(spare.grad, torch.zeros(2))
+def test_a_team_that_cannot_share_a_step_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingRefused, match="3 processes cannot share 2 micro-batches"):
+        Trainer(Line(), replace(SCHEDULE, micro_batch=2), tmp_path, Team(size=3))

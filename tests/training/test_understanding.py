@@ -6,6 +6,7 @@ import torch
 
 from model.prompt import Prompt
 from training.questions import SCORED_QUESTIONS
+from training.schedule import MicroBatch
 from training.understanding import (
     Lesson,
     UnderstandingStage,
@@ -58,7 +59,7 @@ def test_questions_about_a_picture_are_blind_to_each_other(understanding: Unders
 
 
 def test_the_loss_names_its_parts_and_reaches_every_weight(understanding: UnderstandingStage) -> None:
-    loss, figures = understanding.loss(Random(0), torch.Generator(), 2)
+    loss, figures = understanding.loss(MicroBatch(size=2))
     parts = {"answers", "description", "meaning", "outcome", "cells", "readings", "places"}
     assert figures.keys() == parts | {"feature_size"}
     loss.backward()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -45,6 +47,11 @@ def test_segments_of_one_time_share_its_factor(
     whole = zip(scaled.split(lengths), x_Th.split(lengths), places, strict=True)
     for part, before, place in whole:
         torch.testing.assert_close(part, before * factor_Mh[place])
+
+
+def test_queries_and_keys_are_normalised_with_an_eps_of_their_own(config: OmniGen2Config) -> None:
+    attention = ModulatedBlock(replace(config, norm_eps=0.5)).attn
+    assert attention.norm_q.eps == attention.norm_k.eps == 1e-5
 
 
 def test_closed_gates_let_tokens_pass_unchanged(

@@ -49,6 +49,11 @@ def test_a_checkpoint_has_the_parts_of_its_folders() -> None:
     assert OmniGen2CheckpointConfig.from_dict(config.to_dict()) == config
 
 
+def test_a_scheduler_with_an_unknown_field_is_refused() -> None:
+    with pytest.raises(BadCheckpoint, match=r"scheduler\.poodle is unknown"):
+        OmniGen2CheckpointConfig.from_dict({"transformer": {}, "scheduler": {"poodle": 1}})
+
+
 def test_an_unknown_part_is_refused() -> None:
     with pytest.raises(BadCheckpoint, match="poodle"):
         OmniGen2CheckpointConfig.from_dict({"transformer": {}, "poodle": {}})

@@ -1,87 +1,89 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from model.attention import BACKENDS, Backend
+from model.attention import Backend
+from model.backend_choice import available
+from model.drawing import Easel
 from model.family import Row
-from model.flow import Walk, time_grid
-from model.guidance import Branch, Guidance
 from model.omnigen2.config import OmniGen2Config
 from model.omnigen2.family import OmniGen2, TextContext
 from model.omnigen2.layout import Images
 from model.omnigen2.transformer import OmniGen2Transformer
+from tests.model.omnigen2.goldens import FORWARDS, LOOPS, begin_loop, described, forward_rows, tensors
 
-Golden = Callable[[str], dict[str, Tensor]]
+BACKENDS = available(torch.device("cpu"), torch.float32)
 MakeRow = Callable[..., Row]
 
 
 def texts(rows: list[Row]) -> list[Tensor]:
-    return [row.context.features_LF for row in rows]
+    return [cast(TextContext, row.context).text_Lh for row in rows]
 
 
-def golden_rows(tensors: dict[str, Tensor]) -> list[Row]:
-    return [
-        Row(
-            latent_CYX=tensors[f"in.latents.{i}"],
-            time=float(time),
-            context=TextContext(
-                tensors["in.text_hidden_states"][i][tensors["in.text_attention_mask"][i].bool()]
-            ),
-            references=tuple(
-                tensors[name] for name in sorted(tensors) if name.startswith(f"in.ref_latents.{i}.")
-            ),
-        )
-        for i, time in enumerate(tensors["in.timestep"])
-    ]
+def assert_golden(velocities: Sequence[Tensor], case: dict[str, Tensor]) -> None:
+    for i, velocity in enumerate(velocities):
+        torch.testing.assert_close(velocity, case[f"out.velocity.{i}"], atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("backend", list(BACKENDS))
-@pytest.mark.parametrize("name", ["fwd_t2i", "fwd_ref1", "fwd_batch2_samesize"])
-def test_velocities_are_those_of_the_reference(
-    family: OmniGen2, golden: Golden, name: str, backend: Backend
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", FORWARDS)
+def test_a_row_alone_has_the_velocity_of_the_reference(family: OmniGen2, name: str, backend: Backend) -> None:
+    case = tensors(name)
+    alone = [family.transformer([row], texts([row]), backend=backend) for row in forward_rows(family, case)]
+    assert_golden([velocity for (velocity,) in alone], case)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_packed_with_others_have_the_velocities_of_the_reference(
+    family: OmniGen2, make_row: MakeRow, backend: Backend
 ) -> None:
-    tensors = golden(name)
-    rows = golden_rows(tensors)
-    for i, velocity in enumerate(family.transformer(rows, texts(rows), backend=backend)):
-        torch.testing.assert_close(velocity, tensors[f"out.velocity.{i}"], atol=2e-5, rtol=0)
+    cases = [tensors(name) for name in FORWARDS]
+    golden = [forward_rows(family, case) for case in cases]
+    others = [[make_row(0, (4, 6), 5, (4, 4), (2, 6))], [make_row(1, (8, 12), 3)], [make_row(2, (2, 2), 40)]]
+    rows = [row for both in zip(others, golden, strict=True) for side in both for row in side]
+    velocities = iter(family.transformer(rows, texts(rows), backend=backend))
+    for other, of_case, case in zip(others, golden, cases, strict=True):
+        next_few = [next(velocities) for _ in (*other, *of_case)]
+        assert_golden(next_few[len(other) :], case)
 
 
-@pytest.mark.parametrize(
-    ("name", "guidance"),
-    [
-        ("loop_t2i_nocfg", Guidance()),
-        ("loop_t2i_textcfg", Guidance(text=4.0)),
-        ("loop_edit_text_image_cfg", Guidance(text=5.0, image=2.0)),
-    ],
-)
-def test_euler_loops_are_those_of_the_reference(
-    family: OmniGen2, golden: Golden, name: str, guidance: Guidance
-) -> None:
-    tensors = golden(name)
-    references = tuple(tensor for key, tensor in tensors.items() if key.startswith("in.ref_latents.0."))
-    walk = Walk(tensors["in.latents"][0], time_grid(8, 8, 12))
-    for latent_CYX in tensors["out.trajectory"][:, 0]:
-        branches = guidance.branches(walk.index / walk.num_steps, has_references=bool(references))
-        rows = [branch_row(branch, tensors, references, walk) for branch in branches]
-        walk.advance(guidance.combine(dict(zip(branches, family.velocity(rows), strict=True))))
-        torch.testing.assert_close(walk.latent, latent_CYX, atol=1e-4, rtol=0)
-    assert walk.is_done
+def assert_on_the_way(easel: Easel, name: str) -> None:
+    index = easel.num_done - 1
+    torch.testing.assert_close(easel.latents[0], tensors(name)["out.trajectory"][index, 0], atol=1e-4, rtol=0)
 
 
-def branch_row(branch: Branch, tensors: dict[str, Tensor], references: tuple[Tensor, ...], walk: Walk) -> Row:
-    side = "" if branch is Branch.FULL else "negative_"
-    return Row(
-        latent_CYX=walk.latent,
-        time=walk.time,
-        context=TextContext(tensors[f"in.{side}text_hidden_states"][0]),
-        references=() if branch is Branch.NO_IMAGE else references,
-    )
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_alone_goes_where_the_reference_goes(family: OmniGen2, name: str) -> None:
+    case, easel = tensors(name), begin_loop(family, name)
+    assert list(easel.walks[0].times[:-1]) == pytest.approx(case["out.timesteps"].tolist(), abs=1e-6)
+    while not easel.is_done:
+        (before,), time = easel.latents, easel.walks[0].time
+        easel.advance(family.velocity(easel.rows()))
+        assert_on_the_way(easel, name)
+        passed = easel.walks[0].times[easel.num_done] - time
+        guided = case["out.guided_velocity"][easel.num_done - 1, 0]
+        torch.testing.assert_close(easel.latents[0] - before, passed * guided, atol=1e-4, rtol=0)
+    assert easel.usage.network_calls == described(name)["transformer_calls"]
+    torch.testing.assert_close(easel.latents[0], case["out.final_latents"][0], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("backend", list(BACKENDS))
+def test_loops_packed_together_go_where_the_reference_goes(family: OmniGen2, make_row: MakeRow) -> None:
+    easels = {name: begin_loop(family, name) for name in LOOPS}
+    other = make_row(3, (4, 6), 11, (2, 2))
+    while not all(easel.is_done for easel in easels.values()):
+        rows = [(name, row) for name, easel in easels.items() for row in easel.rows()]
+        _, *velocities = family.velocity([other, *(row for _, row in rows)])
+        for name, easel in easels.items():
+            easel.advance([v for (whose, _), v in zip(rows, velocities, strict=True) if whose == name])
+            assert_on_the_way(easel, name)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_row_packed_with_others_is_the_row_alone(
     family: OmniGen2, make_row: MakeRow, backend: Backend
 ) -> None:
@@ -110,6 +112,38 @@ def test_the_order_of_references_matters(family: OmniGen2, make_row: MakeRow) ->
     assert (first - second).abs().max() > 1e-2
 
 
+def test_references_that_swap_places_and_rows_of_the_index_still_differ(
+    family: OmniGen2, make_row: MakeRow
+) -> None:
+    row = make_row(0, (4, 4), 3, (4, 4), (4, 4))
+    swapped = replace(row, references=row.references[::-1])
+    network = deepcopy(family.transformer)
+    network.image_index_embedding.data[:2] = network.image_index_embedding.data[[1, 0]]
+    (before,), (after,) = family.transformer([row], texts([row])), network([swapped], texts([swapped]))
+    assert (before - after).abs().max() > 1e-2
+
+
+def test_refined_references_know_neither_the_text_nor_the_picture(
+    family: OmniGen2, make_row: MakeRow
+) -> None:
+    refined = []
+    for noise, num_text in (((4, 6), 3), ((2, 2), 9)):
+        row = replace(make_row(0, noise, num_text), references=make_row(1, (2, 2), 1, (4, 4)).references)
+        moments = family.transformer.embed_times([row])
+        images = Images.of([row], 2)
+        refined.append(family.transformer.embed_references([row], images, moments, "sdpa"))
+    assert torch.equal(*refined)
+
+
+def test_a_text_is_refined_without_its_neighbours(family: OmniGen2, config: OmniGen2Config) -> None:
+    features = [torch.randn(length, config.text_feat_dim) for length in (3, 7)]
+    together = family.transformer.refine_texts(features)
+    for features_LF, text_Lh in zip(features, together, strict=True):
+        (alone,) = family.transformer.refine_texts([features_LF])
+        torch.testing.assert_close(text_Lh, alone, atol=1e-5, rtol=0)
+        assert text_Lh.untyped_storage().nbytes() == text_Lh.nbytes
+
+
 def test_a_reference_is_refined_without_its_neighbours(family: OmniGen2, make_row: MakeRow) -> None:
     row = make_row(0, (4, 4), 3, (4, 4), (2, 6))
     moments = family.transformer.embed_times([row])
@@ -126,7 +160,8 @@ def test_groupings_of_heads_may_be_of_any_size(make_row: MakeRow, config: OmniGe
     torch.manual_seed(0)
     network = OmniGen2Transformer(replace(config, **sizes))
     rows = [make_row(0, (4, 6), 5, (4, 4)), make_row(1, (2, 2), 3)]
-    velocities = [network(rows, texts(rows), backend=backend) for backend in BACKENDS]
+    narrow = [text_Lh[:, :84] for text_Lh in texts(rows)]
+    velocities = [network(rows, narrow, backend=backend) for backend in BACKENDS]
     for first, second in zip(*velocities, strict=True):
         torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
 
@@ -146,6 +181,8 @@ def test_learned_positions_tell_rows_from_columns(config: OmniGen2Config, make_r
 def test_bfloat16_weights_give_float32_velocities(config: OmniGen2Config, make_row: MakeRow) -> None:
     network = OmniGen2Transformer(config).to(torch.bfloat16)
     row = make_row(0, (4, 6), 3, (2, 2))
+    (text_Lh,) = network.refine_texts([torch.randn(3, config.text_feat_dim)])
+    row = replace(row, context=TextContext(text_Lh))
     assert network([row], texts([row]))[0].dtype == torch.float32
 
 

@@ -61,8 +61,10 @@ def test_another_model_device_or_number_of_threads_has_another_file(loaded: Load
             (card, None),
             (replace(card, weights_hash="other"), None),
             (replace(card, dtype="bfloat16"), None),
+            (replace(card, quantization="int8"), None),
+            (replace(card, is_offloaded=True), None),
             (card, 1),
         )
     ]
-    assert len(set(files)) == 4
+    assert len(set(files)) == 6
     assert cost_file(Path("costs"), card, None) == files[0]

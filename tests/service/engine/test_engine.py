@@ -14,6 +14,7 @@ from service.engine.engine import Engine, EngineConfig
 from service.engine.errors import EngineBusy, EngineDraining, InsufficientMemory, JobFailed
 from service.engine.job import Event, Failed, Finished, Job, LoadedModel
 from service.engine.observer import Observer
+from service.engine.scheduler import PRIORITIES, Priority
 
 
 class Counted(Observer):
@@ -24,7 +25,8 @@ class Counted(Observer):
         self.firsts: list[str] = []
         self.num_missed = 0
 
-    def waited(self, seconds: float) -> None:
+    def waited(self, priority: Priority, seconds: float) -> None:
+        assert priority in PRIORITIES
         assert seconds >= 0
         self.laps.append("queue")
 

@@ -1,10 +1,13 @@
 import asyncio
 import threading
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from model.compiled import CompileConfig, CompiledRunner
 from model.drawing import Drawing
 from model.request import Progress
 from service.engine import inline
@@ -12,6 +15,9 @@ from service.engine.cost import Load
 from service.engine.engine import EngineConfig
 from service.engine.inline import Courier, InlineEngine
 from service.engine.job import Event, Finished, Job, LoadedModel, Preview
+from service.engine.observer import Observer
+from service.loading import load_model
+from service.settings import Settings
 
 JOB = Job(id="a", work=Drawing(prompt="a", num_inference_steps=2))
 
@@ -123,3 +129,40 @@ def test_progress_within_a_stage_is_told_now_and_then_and_all_else_at_once(
     assert [step.done for step in steps] == [0, 4, 8]
     assert decode.stage == "decode"
     assert (first.index, second.index) == (0, 1)
+
+
+def test_steps_that_fit_no_prepared_size_are_counted_from_the_warm_up_on(
+    model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load_model(Settings(model=str(model_folder)))
+    runner = CompiledRunner(CompileConfig(tokens=(4,)))
+    model.family.use_runner(runner)
+
+    class Counting(Observer):
+        def __init__(self) -> None:
+            self.fallbacks: Counter[str] = Counter()
+
+        def fell_back(self, reason: str, count: int) -> None:
+            self.fallbacks[reason] += count
+
+    async def walk() -> Counter[str]:
+        host, counting = InlineEngine(lambda: replace(model, runner=runner), EngineConfig()), Counting()
+        host.watch(counting)
+        await host.start()
+        assert counting.fallbacks == {}
+        await host.finish(JOB)
+        await host.stop()
+        return counting.fallbacks
+
+    caplog.set_level("INFO")
+    fallbacks = asyncio.run(walk())
+    assert set(fallbacks) == {"tokens"}
+    assert "prepared" in caplog.messages
+
+
+def test_what_cannot_be_prepared_is_told_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    runner = CompiledRunner(CompileConfig(tokens=(4,)))
+    runner.problems["layers"] = "RuntimeError: no compiler"
+    inline._report(runner)
+    (told,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert vars(told)["problem"] == "RuntimeError: no compiler"

@@ -1,0 +1,1 @@
+"""What this machine can serve, before it does: `hbridge doctor`."""
