@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS)
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-all check check-all format bench train eval image lock licences release deploy-test clean
+.PHONY: help install serve test test-all check check-all policies format bench train eval image lock licences release deploy-test clean
 
 help:  ## List the commands.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,9 +40,18 @@ check: $(VENV)/.dev  ## Lint, formatting, types and the walls between packages.
 	$(BIN)/lint-imports
 	PATH=$(abspath $(BIN)):$$PATH docker/check.sh
 
-check-all: check  ## Also licences, and known vulnerabilities of what images install.
+check-all: check policies  ## Also licences, policies of k8s/, and known vulnerabilities of what images install.
 	PATH=$(abspath $(BIN)):$$PATH docker/licences.sh | diff docs/licences.md -
 	PATH=$(abspath $(BIN)):$$PATH .ci/audit
+
+# Its own environment, as it pins what others need newer.
+$(VENV)/policies/bin/checkov:
+	$(PYTHON) -m venv $(VENV)/policies
+	$(VENV)/policies/bin/pip install --quiet --disable-pip-version-check checkov==3.3.30
+
+policies: $(VENV)/.dev $(VENV)/policies/bin/checkov  ## Check the manifests of k8s/ against checkov's policies.
+	$(BIN)/python -m tests.k8s.rendered $(VENV)/rendered
+	$(VENV)/policies/bin/checkov --config-file k8s/checkov.yaml --directory $(VENV)/rendered
 
 format: $(VENV)/.dev  ## Format and sort imports.
 	$(BIN)/ruff check --fix-only .

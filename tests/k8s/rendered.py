@@ -1,4 +1,7 @@
-"""What `kubectl kustomize` makes of k8s/: each overlay, and h100 with each component that may be chosen."""
+"""What `kubectl kustomize` makes of k8s/: each overlay, and h100 with each component that may be chosen.
+
+`python -m tests.k8s.rendered FOLDER` writes them, a file each.
+"""
 
 import os
 import shutil
@@ -85,3 +88,10 @@ def settings(variant: str) -> dict[str, str]:
     (found,) = of_kind(variant, "ConfigMap")
     data: dict[str, str] = found["data"]
     return data
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    place.mkdir(parents=True, exist_ok=True)
+    for each in VARIANTS:
+        (place / f"{each}.yaml").write_text(yaml.safe_dump_all(render(each)))

@@ -198,13 +198,15 @@ def hbridge_fetch(hub: Hub, tmp_path: Path, **variables: str) -> subprocess.Comp
 
 
 @pytest.mark.slow
-def test_the_command_says_the_hash_and_with_it_asks_nobody_again(hub: Hub, tmp_path: Path) -> None:
+def test_the_command_says_the_hash_and_with_it_needs_no_hub_again(hub: Hub, tmp_path: Path) -> None:
     first = hbridge_fetch(hub, tmp_path)
     assert (first.returncode, first.stdout) == (0, f"{weights_hash(hub.folder)}\n"), first.stderr
-    hub.asked.clear()
-    again = hbridge_fetch(hub, tmp_path, HBRIDGE_WEIGHTS_SHA256=first.stdout.strip())
+    away = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    again = hbridge_fetch(hub, tmp_path, HBRIDGE_WEIGHTS_SHA256=first.stdout.strip(), **away)
     assert (again.returncode, again.stdout) == (0, first.stdout), again.stderr
-    assert not hub.asked
+    without = hbridge_fetch(hub, tmp_path, **away)
+    assert without.returncode == 2
+    assert "cannot be verified" in without.stderr
 
 
 @pytest.mark.slow
