@@ -247,7 +247,7 @@ def drive(web: TestClient | httpx.Client, paths: dict[str, Any]) -> tuple[set[in
     statuses, pictures = set(), [PNG64[200:240]]
     for path, methods in paths.items():
         url = path.replace("{model_id}", "tiny")
-        for method in (*methods, "brew"):
+        for method in (*methods, "patch"):
             for body in GOOD.get(path, []) if method == "post" else []:
                 answer = web.post(url, json=body, headers=HEADERS)
                 assert answer.status_code == 200, answer.text
