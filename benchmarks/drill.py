@@ -80,7 +80,6 @@ class Drill:
     """What was seen in all; clients and pollers write it down while kills go on.
 
     Attributes:
-        num_begun_again: Jobs that began more than once.
         not_alive: What /livez said whenever it was not 200.
         longest_poll_seconds: That /livez took to answer.
     """
@@ -89,7 +88,6 @@ class Drill:
     num_fds_before: int = 0
     kills: list[Kill] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
-    num_begun_again: int = 0
     not_alive: list[str] = field(default_factory=list)
     longest_poll_seconds: float = 0.0
     is_over: bool = False
@@ -126,7 +124,7 @@ class Drill:
                 task: dict(Counter(each.outcome for each in self.ended if each.task == task))
                 for task in (*TASKS, JOB)
             },
-            "jobs_begun_again": self.num_begun_again,
+            "jobs_under_way_at_kills": sum(map(self._met, jobs)),
             "under_way_at_kills": dict(Counter(each.outcome for each in self.ended if self._met(each))),
             "broken": [f"{each.task}: {each.words}" for each in broken][:20],
             "not_alive": self.not_alive[:20],
@@ -185,26 +183,25 @@ async def send_jobs(client: httpx.AsyncClient, drill: Drill, rng: Random) -> Non
         task = rng.choice(TASKS)
         begun = perf_counter()
         try:
-            words, attempts = await finish_job(client, task, make_request(rng, task, mix.sizes))
+            words = await finish_job(client, task, make_request(rng, task, mix.sizes))
         except httpx.HTTPError as error:
-            words, attempts = repr(error), 0
+            words = repr(error)
         outcome: Outcome = "broken" if words else "done"
         drill.ended.append(Ended(task=JOB, begun=begun, ended=perf_counter(), outcome=outcome, words=words))
-        drill.num_begun_again += attempts > 1
 
 
-async def finish_job(client: httpx.AsyncClient, task: str, request: dict[str, Any]) -> tuple[str, int]:
-    """Send a job and wait for its end; return what went wrong, if anything did, and how often it began."""
+async def finish_job(client: httpx.AsyncClient, task: str, request: dict[str, Any]) -> str:
+    """Send a job and wait for its end; return what went wrong, if anything did."""
     response = await client.post("/v1/jobs", json={"task": task, "request": request})
     if response.status_code != httpx.codes.ACCEPTED:
-        return f"{response.status_code} {response.text[:200]}", 0
+        return f"{response.status_code} {response.text[:200]}"
     deadline = perf_counter() + RECOVERED_WITHIN_SECONDS
     while perf_counter() < deadline:
         job = (await client.get(response.headers["location"])).json()
         if job["state"] in ENDED:
-            return "" if job["state"] == "succeeded" else f"{job['state']}: {job['error']}", job["attempts"]
+            return "" if job["state"] == "succeeded" else f"{job['state']}: {job['error']}"
         await asyncio.sleep(POLL_SECONDS)
-    return f"still {job['state']}", job["attempts"]
+    return f"still {job['state']}"
 
 
 async def watch_life(client: httpx.AsyncClient, drill: Drill) -> None:
