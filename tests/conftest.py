@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from benchmarks.sizes import TOY_AUTOENCODER
 from model.checkpoint import build_random, save
 from model.stored_tensor import list_tensors, read_tensors
 
@@ -26,17 +27,6 @@ SPECIAL = {
     "<|vision_start|>": 504,
     "<|vision_end|>": 505,
     "<|image_pad|>": 506,
-}
-VAE = {
-    "latent_channels": 4,
-    "block_out_channels": [32, 32, 32, 32],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "layers_per_block": 1,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-    "scaling_factor": 0.3611,
-    "shift_factor": 0.1159,
 }
 LIMITS = {
     "min_side": 16,
@@ -104,7 +94,7 @@ def drawing_folder(
 ) -> Path:
     """The golden checkpoint with a tokenizer of bytes and a random autoencoder: words in, pictures out."""
     folder = tmp_path_factory.mktemp("hbridge-drawing")
-    family = build_random({**golden_config, "vae": VAE})
+    family = build_random({**golden_config, "vae": TOY_AUTOENCODER})
     stored = list_tensors(tiny_folder)
     weights = read_tensors(stored, stored, torch.device("cpu"), torch.float32)
     family.module.load_state_dict(weights, strict=False)
@@ -157,7 +147,7 @@ def omnigen2_folder(
     write_tokenizer(folder / "processor")
     (folder / "scheduler").mkdir()
     (folder / "scheduler/scheduler_config.json").write_text('{"dynamic_time_shift": true}')
-    AutoencoderKL(**VAE).save_pretrained(folder / "vae")
+    AutoencoderKL(**TOY_AUTOENCODER).save_pretrained(folder / "vae")
     transformer = {
         **golden_config["generation"],
         "text_feat_dim": golden_config["understanding"]["hidden_size"],

@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,13 @@ import pytest
 from model.omnigen2.names import OMNIGEN2
 from service.checkpoints import size_table
 from service.settings import Settings
+from tests.promtool import needs_promtool, run_promtool
 from tests.service.test_metrics import API
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 WATCHING = (ROOT / "docs/watching.md").read_text(encoding="utf-8")
 QUERIES = re.findall(r"```promql\n(.*?)```", WATCHING, re.DOTALL)
-
-needs_promtool = pytest.mark.skipif(
-    not shutil.which("promtool"), reason="promtool, of Debian's package prometheus, is not installed"
-)
 
 
 ROW = re.compile(r"^\| `(\S+)` \| `(\S+)` \|$", re.MULTILINE)
@@ -65,12 +61,6 @@ def test_the_operators_page_names_settings_that_there_are() -> None:
     named = set(re.findall(r"HBRIDGE_(\w+)", WATCHING))
     assert len(named) >= 5
     assert {name.lower() for name in named} <= Settings.model_fields.keys()
-
-
-def run_promtool(*arguments: str | Path) -> str:
-    ended = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 import json
 import re
 import runpy
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from tests.docker.watched import (
     read_queries,
     selectors,
 )
+from tests.promtool import needs_promtool, run_promtool
 
 GIVEN = {"job", "instance", "namespace", "alertname", "alertstate", "severity"}
 """Labels that Prometheus adds."""
@@ -35,9 +34,6 @@ EXPRESSIONS = [
     *((page.stem, query) for page in RUNBOOKS for query in read_queries(page)),
 ]
 HEADINGS = ["What it means", "Who is hurt", "How to look", "What to do", "When it is a false alarm"]
-needs_promtool = pytest.mark.skipif(
-    not shutil.which("promtool"), reason="promtool, of Debian's package prometheus, is not installed"
-)
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +140,6 @@ def test_no_two_panels_share_an_id_or_a_place() -> None:
     ]
     assert len(set(taken)) == len(taken)
     assert max(x for x, _ in taken) < 24
-
-
-def run_promtool(*arguments: str | Path) -> str:
-    ended = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
 
 
 @pytest.mark.slow

@@ -15,8 +15,10 @@ from typing import Any, Self
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from service.app import create_app
+from service.cli import app
 from service.database import Database
 from service.engine.client import Client
 from service.engine.engine import EngineConfig
@@ -28,6 +30,20 @@ from service.server import Server
 from service.settings import Settings
 from tests.service.local_client import local_client, make_key
 from tests.service.postgresql import PostgreSQL
+
+
+@pytest.fixture
+def run(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """Return a function that runs a command and returns its exit code and all it wrote."""
+    monkeypatch.setenv("HBRIDGE_MODEL", str(model_folder))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.output
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -10,26 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from model.drawing import Drawing
 from model.pipeline import draw
-from service.cli import UNPACKAGED, app, remedy
+from service.cli import UNPACKAGED, remedy
 from service.engine.job import LoadedModel
-
-
-@pytest.fixture
-def run(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
-    """Return a function that runs a command and returns its exit code and all it wrote."""
-    monkeypatch.setenv("HBRIDGE_MODEL", str(model_folder))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str]:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result.exit_code, result.output
-
-    return run
 
 
 def test_generate_writes_the_pipelines_pixels(

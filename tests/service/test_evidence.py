@@ -4,26 +4,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from model.images import encode_image, open_image
-from service.cli import app
 
 Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return a function that runs a command and returns its exit code and all it wrote."""
-    monkeypatch.setenv("HBRIDGE_MODEL", str(model_folder))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str]:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result.exit_code, result.output
-
-    return run
 
 
 @pytest.fixture
