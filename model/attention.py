@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -83,7 +83,25 @@ class Segments:
         )
 
 
-def attend(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments | Bounds) -> Tensor:
+class Spread(Protocol):
+    """Segments whose tokens no process has alone: it attends from its own with the others' help."""
+
+    def attend(self, q_PHD: Tensor, k_PKD: Tensor, v_PKD: Tensor) -> Tensor:
+        """Attend as `attend` does, from this process's tokens."""
+        ...
+
+    def attend_joined(
+        self, q_PHD: Tensor, own: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Attend as `attend_joined` does, from this process's tokens."""
+        ...
+
+
+Sight = Segments | Bounds | Spread
+"""Who sees whom."""
+
+
+def attend(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Sight) -> Tensor:
     """Attend within segments; query head h reads key head h // (H/K); scale 1/sqrt(D).
 
     Returns:
@@ -94,13 +112,15 @@ def attend(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, segments: Segments | Bou
     """
     if isinstance(segments, Bounds):
         return ON_BOUNDS[segments.backend](q_THD, k_SKD, v_SKD, segments)
+    if not isinstance(segments, Segments):
+        return segments.attend(q_THD, k_SKD, v_SKD)
     assert sum(segments.q_lengths) == q_THD.shape[0], "query lengths must cover the packed queries"
     assert sum(segments.kv_lengths) == k_SKD.shape[0], "key lengths must cover the packed keys"
     return BACKENDS[segments.backend](q_THD, k_SKD, v_SKD, segments)
 
 
 def attend_joined(
-    q_THD: Tensor, own: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor], segments: Segments | Bounds
+    q_THD: Tensor, own: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor], segments: Sight
 ) -> Tensor:
     """Attend to keys that lie in two places: each segment sees those before, and then its own.
 
@@ -112,6 +132,8 @@ def attend_joined(
         before: Keys [U, K, D] and values that lie apart, in the dtype of the others.
         segments: With the lengths of what lies apart; not causal.
     """
+    if not isinstance(segments, Segments | Bounds):
+        return segments.attend_joined(q_THD, own, before)
     assert not segments.causal, "what lies apart is seen by all"
     if isinstance(segments, Bounds):
         is_plain = segments.backend == "plain"

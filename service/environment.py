@@ -12,16 +12,18 @@ PACKAGES = ("hbridge", "torch", "transformers", "diffusers", "numpy", "pillow")
 """Libraries whose version may change a pixel."""
 
 
-def describe(device: str, num_threads: int, *more: str) -> Environment:
+def describe(device: str, num_devices: int, num_threads: int, *more: str) -> Environment:
     """Name hardware and versions.
 
     Args:
-        device: PyTorch's name, such as cuda:0.
+        device: PyTorch's name of the first, such as cuda:0.
+        num_devices: How many of them share each step.
         num_threads: CPU threads of one operation.
         more: Libraries that compute beside PACKAGES.
     """
     return Environment(
         hardware=torch.cuda.get_device_name(device) if device.startswith("cuda") else processor(),
+        num_devices=num_devices,
         num_threads=num_threads,
         versions={
             "python": platform.python_version(),

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter
 
-from model.errors import BadCheckpoint, ModelError
+from model.errors import BadCheckpoint
 from model.stored_tensor import OnProgress
 from service import logs
 from service.about import read_about
+from service.devices import check_devices, threads_each
 from service.engine.client import Client
-from service.engine.engine import NUM_THREADS, EngineConfig
+from service.engine.engine import EngineConfig
 from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel, ModelCard
 from service.engine.process import EngineProcess, WatchConfig
@@ -40,10 +41,6 @@ class ProgressLog:
             log.info("loading", extra={"percent": 100 * done_bytes // total_bytes, "bytes": total_bytes})
 
 
-class UnusableDevice(ModelError):
-    """The device that was asked for is not there."""
-
-
 def model_id(settings: Settings) -> str:
     """Return the model's name on the wire."""
     return short_name(settings.model)
@@ -59,7 +56,7 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
     Raises:
         BadCheckpoint: It cannot be loaded; lists why.
         MissingCapability: The attention backend that is asked for cannot be used here.
-        UnusableDevice: There is no such device here.
+        UnusableDevice: There is no such device here, or there are too few.
     """
     import torch  # noqa: PLC0415
 
@@ -69,8 +66,7 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
     from service.acceleration import accelerate  # noqa: PLC0415
     from service.environment import describe  # noqa: PLC0415
 
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UnusableDevice(f"device {settings.device} is not usable here; set HBRIDGE_DEVICE=cpu")
+    check_devices(settings)
     is_random = settings.load_format == "random"
     dtype = getattr(torch, settings.dtype)
     check_scheme(settings.quantization, settings.device, dtype)
@@ -107,9 +103,14 @@ def load_model(settings: Settings, on_progress: OnProgress | None = None) -> Loa
         quantization=settings.quantization,
         is_offloaded=settings.offload == "layers",
         about=read_about(folder),
-        environment=describe(settings.device, settings.num_threads or NUM_THREADS, *libraries),
+        environment=describe(settings.device, settings.devices, threads_each(settings), *libraries),
     )
-    return LoadedModel(card=card, family=family, runner=acceleration.runner)
+    model = LoadedModel(card=card, family=family, runner=acceleration.runner)
+    if settings.devices == 1:
+        return model
+    from service.followers import lead  # noqa: PLC0415
+
+    return lead(model, settings)
 
 
 def _first_device(settings: Settings) -> str:
@@ -149,7 +150,7 @@ def create_client(settings: Settings) -> Client:
     """Make the client of an engine as the settings say; nothing is loaded yet."""
     config = EngineConfig(
         max_waiting=settings.max_waiting,
-        num_threads=settings.num_threads,
+        num_threads=threads_each(settings),
         max_memory_bytes=settings.max_memory_bytes,
         cost_folder=settings.cache_dir / "costs",
     )

@@ -159,6 +159,7 @@ def _environment_there(receipt: Receipt) -> dict[str, Any]:
         "guidance.clock": receipt.guidance.clock,
         "hardware": environment.hardware,
         "num_threads": environment.num_threads,
+        "num_devices": environment.num_devices,
         **{f"versions.{name}": version for name, version in environment.versions.items()},
     }
 
@@ -179,6 +180,7 @@ def _environment_here(card: ModelCard) -> dict[str, Any]:
         "guidance.clock": card.capabilities.guidance_clock,
         "hardware": environment.hardware,
         "num_threads": environment.num_threads,
+        "num_devices": environment.num_devices,
         **{f"versions.{name}": version for name, version in environment.versions.items()},
     }
 

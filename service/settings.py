@@ -1,10 +1,10 @@
 """What an operator may set, read from the environment once and passed by hand; the only reader of it."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import platformdirs
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.allowance import QUOTAS_FORM, RATE_FORM
@@ -42,6 +42,11 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         "cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="PyTorch device, such as cpu or cuda:0."
+    )
+    devices: int = Field(
+        1,
+        ge=1,
+        description="How many devices, from that one on, share each step; each holds the whole model.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Type of the weights in memory."
@@ -258,6 +263,12 @@ class Settings(BaseSettings):
 
             check_secret(secret.get_secret_value())
         return secret
+
+    @model_validator(mode="after")
+    def _check_devices(self) -> Self:
+        if self.devices > 1 and self.engine == "inline":
+            raise ValueError("several devices need the engine in a process of its own: set engine to process")
+        return self
 
     @property
     def database(self) -> str:

@@ -4,14 +4,14 @@ Shapes: T packed generation tokens, U packed understanding tokens, S packed keys
 H query heads, K key heads, D head dim, B segments; heads are the understanding expert's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from model.attention import Segments, attend_joined, join
+from model.attention import Segments, Sight, Spread, attend_joined, join
 from model.bounds import Bounds, BoundsBackend, padded_starts
 from model.hbridge.config import HBridgeConfig
 from model.kernels.head_rotation import norm_rotate_half
@@ -30,7 +30,7 @@ class BridgeStream:
         cos_TD: Rotation table of the generation tokens; sin_TD likewise.
     """
 
-    segments: Segments | Bounds
+    segments: Sight
     cos_TD: Tensor
     sin_TD: Tensor
 
@@ -78,6 +78,13 @@ class BridgeSide:
             tuple(buffers[f"keys.{i}"] for i in range(len(self.keys))),
             tuple(buffers[f"values.{i}"] for i in range(len(self.values))),
         )
+
+    def split(self, spread: Callable[[Segments], Spread], own: Callable[[Tensor], Tensor]) -> "BridgeSide":
+        """Return the same for one of the processes that tokens are spread over."""
+        segments = self.stream.segments
+        assert isinstance(segments, Segments), "what is split is not split again"
+        table = own(self.stream.cos_TD), own(self.stream.sin_TD)
+        return BridgeSide(BridgeStream(spread(segments), *table), self.keys, self.values)
 
 
 class Bridge(nn.Module):

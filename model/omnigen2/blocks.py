@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.attention import Backend, Segments, attend
-from model.bounds import Bounds
+from model.attention import Backend, Segments, Sight, attend
 from model.kernels.head_rotation import norm_rotate_pairs
 from model.kernels.modulated_norm import norm_add, norm_scale, scale
 from model.layers import GatedFeedForward, RMSNorm, Sharing
@@ -54,7 +53,7 @@ class Stream:
         cos_TE: Rotation table of the tokens; sin_TE likewise.
     """
 
-    segments: Segments | Bounds
+    segments: Sight
     place_T: Tensor | None
     cos_TE: Tensor
     sin_TE: Tensor

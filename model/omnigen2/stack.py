@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from model.attention import Segments
+from model.attention import Segments, Spread
 from model.bounds import Bounds, BoundsBackend, padded_starts
 from model.omnigen2.blocks import ModulatedBlock, Stream
 
@@ -51,6 +51,10 @@ class Side(Protocol):
         """Return the same over buffers by these names, of the bucket's size."""
         ...
 
+    def split(self, spread: Callable[[Segments], Spread], own: Callable[[Tensor], Tensor]) -> "Side":
+        """Return the same for one of the processes that tokens are spread over, as StackInputs.split."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackInputs:
@@ -79,18 +83,13 @@ class StackInputs:
 
     def tensors(self, bucket: Bucket) -> dict[str, Tensor]:
         """Name all tensors; what a buffer holds beyond them is never seen."""
-        lengths, device = self._segments.q_lengths, self.x_Th.device
-        place_T = self.stream.place_T
-        if place_T is None:
-            num_times = len(self.condition_Me)
-            place_T = torch.arange(num_times, device=device).repeat_interleave(len(self.x_Th) // num_times)
         return {
             "x": self.x_Th,
             "condition": self.condition_Me,
-            "place": place_T,
+            "place": self._places(),
             "cos": self.stream.cos_TE,
             "sin": self.stream.sin_TE,
-            "starts": padded_starts(lengths, bucket.rows, bucket.tokens, device),
+            "starts": padded_starts(self._segments.q_lengths, bucket.rows, bucket.tokens, self.x_Th.device),
             **(self.side.tensors(bucket) if self.side else {}),
         }
 
@@ -108,10 +107,31 @@ class StackInputs:
             side=self.side.over(buffers, bucket, backend) if self.side else None,
         )
 
+    def split(self, spread: Callable[[Segments], Spread], own: Callable[[Tensor], Tensor]) -> "StackInputs":
+        """Return what one process passes through, of those that the tokens are spread over.
+
+        Args:
+            spread: Makes of the segments what attends with the others' help.
+            own: Makes the process's part of what is packed.
+        """
+        stream = Stream(
+            spread(self._segments), own(self._places()), own(self.stream.cos_TE), own(self.stream.sin_TE)
+        )
+        side = self.side.split(spread, own) if self.side else None
+        return StackInputs(x_Th=own(self.x_Th), condition_Me=self.condition_Me, stream=stream, side=side)
+
     @property
     def _segments(self) -> Segments:
-        assert isinstance(self.stream.segments, Segments), "inputs over buffers are not padded again"
+        assert isinstance(self.stream.segments, Segments), "inputs over buffers or parts are whole no more"
         return self.stream.segments
+
+    def _places(self) -> Tensor:
+        """Return which flow time each token has."""
+        if self.stream.place_T is not None:
+            return self.stream.place_T
+        num_times = len(self.condition_Me)
+        places_M = torch.arange(num_times, device=self.x_Th.device)
+        return places_M.repeat_interleave(len(self.x_Th) // num_times)
 
 
 def unchanged(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -68,7 +68,7 @@ def cost_file(folder: Path, card: ModelCard, num_threads: int | None) -> Path:
     if card.device.startswith("cuda"):
         device = torch.cuda.get_device_name(card.device)
     weights = card.weights_hash, card.dtype, card.quantization, card.is_offloaded
-    parts = (device, *weights, card.backend, card.compile, torch.__version__)
+    parts = (device, card.environment.num_devices, *weights, card.backend, card.compile, torch.__version__)
     return folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
 
 

@@ -128,11 +128,13 @@ class Environment:
         hardware: The processor's or the accelerator's name.
         num_threads: CPU threads of one operation.
         versions: Of Python and of the libraries that compute, by name.
+        num_devices: How many share each step.
     """
 
     hardware: str
     num_threads: int
     versions: Mapping[str, str]
+    num_devices: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

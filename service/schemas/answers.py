@@ -91,6 +91,7 @@ class EnvironmentData(Answer):
 
     hardware: str
     num_threads: int
+    num_devices: int = Field(1, description="How many shared each step.")
     versions: dict[str, str]
 
 

@@ -128,24 +128,17 @@ def test_nothing_goes_in_or_out_unless_it_is_listed(overlay: str) -> None:
     assert not blocks or overlay != "cpu-dev"
 
 
-@pytest.mark.parametrize("overlay", ["cpu-dev", "h100"])
+@overlays
 def test_every_setting_is_one_and_what_is_said_of_it_can_be(overlay: str) -> None:
     named = {name.removeprefix("HBRIDGE_").lower() for name in settings(overlay)}
     assert named <= Settings.model_fields.keys()
     assert loaded_settings(overlay).host == "0.0.0.0"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="HBRIDGE_DEVICES comes with several devices in a server; then remove this mark"
-)
-def test_every_setting_of_several_devices_is_one() -> None:
-    test_every_setting_is_one_and_what_is_said_of_it_can_be("h100-multi")
-
-
 def test_every_setting_that_is_named_anywhere_is_one() -> None:
     named = {name.lower() for name in re.findall(r"HBRIDGE_([A-Z0-9_]*[A-Z0-9])", WORDS)}
     assert len(named) > 10
-    assert named - {"devices", "name"} <= Settings.model_fields.keys()
+    assert named - {"name"} <= Settings.model_fields.keys()
 
 
 def test_services_do_not_set_settings() -> None:

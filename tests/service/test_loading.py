@@ -11,8 +11,9 @@ from model.errors import BadCheckpoint, UnusableQuantization
 from model.pipeline import draw
 from model.quantize import SCHEMES, stored_bytes
 from service.app import create_app
+from service.devices import UnusableDevice
 from service.engine.client import Client
-from service.loading import ProgressLog, UnusableDevice, create_client, load_model, model_id
+from service.loading import ProgressLog, create_client, load_model, model_id
 from service.schemas.answers import Quantization
 from service.settings import Settings
 from tests.service.local_client import local_client

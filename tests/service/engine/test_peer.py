@@ -9,11 +9,11 @@ from PIL import Image
 
 from model import errors as model_errors
 from model.drawing import Drawing
+from service.devices import UnusableDevice
 from service.engine import errors as engine_errors
 from service.engine.errors import EngineUnavailable
 from service.engine.job import Failed, Job
 from service.engine.peer import Peer, decode, encode
-from service.loading import UnusableDevice
 
 NOISE = Image.effect_noise((64, 48), 60)
 ERRORS = [
