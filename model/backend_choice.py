@@ -7,7 +7,7 @@ Shapes: T packed queries, H query heads, K key heads, D head dim.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -45,6 +45,10 @@ class Trial:
     backend: Backend
     seconds: float | None = None
     problem: str = ""
+
+
+Attempt = Callable[[Heads, tuple[int, ...]], Sequence[Trial]]
+"""Tries backends for heads, on segments of lengths."""
 
 
 def problem(backend: Backend, device: torch.device, dtype: torch.dtype) -> str:
@@ -137,6 +141,24 @@ def choose(trials: Sequence[Trial]) -> Backend:
     """Return the fastest of those that can be used."""
     usable = [trial for trial in trials if trial.seconds is not None]
     return min(usable, key=lambda trial: trial.seconds or 0.0).backend
+
+
+def choose_both(
+    heads: tuple[Heads, Heads | None], lengths: tuple[tuple[int, ...], tuple[int, ...]], attempt: Attempt
+) -> tuple[Backend, Backend]:
+    """Return the fastest backends of the generation and of the understanding side.
+
+    Args:
+        heads: Of both sides; None where the family understands by itself.
+        lengths: Of pictures' and of prompts' segments.
+        attempt: Tries the backends on a CUDA device.
+    """
+    own, und = heads
+    fastest = choose(attempt(own, lengths[0]))
+    if und is None:
+        return fastest, "sdpa"
+    # Our kernel does not split a long context among programs, so single tokens of an answer would be slow.
+    return fastest, choose([trial for trial in attempt(und, lengths[1]) if trial.backend != "triton"])
 
 
 def require(backend: Backend, device: torch.device, dtype: torch.dtype) -> Backend:

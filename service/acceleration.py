@@ -1,13 +1,14 @@
 """How a loaded model uses its device: which attention it takes, and which sizes of steps are prepared."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from model.attention import Backend, Heads
-from model.backend_choice import choose, problem, require, try_backends
+from model.backend_choice import Trial, choose_both, problem, require, try_backends
 from model.bounds import BoundsBackend
 from model.compiled import CompileConfig, CompiledRunner, compile_blocks, token_buckets
 from model.errors import MissingCapability
@@ -87,27 +88,19 @@ def _backends(
         return asked, asked
     if device.type != "cuda":
         return "sdpa", "sdpa"
-    can, (own, und) = family.capabilities, family.heads
+    can = family.capabilities
     picture = can.default_size.width * can.default_size.height // PATCH_PIXELS
-    # Our kernel does not split a long context among programs, so single tokens of an answer would be slow.
-    apart = _fastest(und, PROMPT_LENGTHS, device, dtype, besides=("triton",)) if und else "sdpa"
-    return _fastest(own, (picture, picture), device, dtype), apart
 
+    def attempt(heads: Heads, lengths: tuple[int, ...]) -> Sequence[Trial]:
+        trials = try_backends(device, dtype, heads, lengths)
+        for trial in trials:
+            log.info(
+                "attention tried",
+                extra={"backend": trial.backend, "seconds": trial.seconds, "problem": trial.problem},
+            )
+        return trials
 
-def _fastest(
-    heads: Heads,
-    lengths: tuple[int, ...],
-    device: torch.device,
-    dtype: torch.dtype,
-    besides: tuple[Backend, ...] = (),
-) -> Backend:
-    trials = try_backends(device, dtype, heads, lengths)
-    for trial in trials:
-        log.info(
-            "attention tried",
-            extra={"backend": trial.backend, "seconds": trial.seconds, "problem": trial.problem},
-        )
-    return choose([trial for trial in trials if trial.backend not in besides])
+    return choose_both(family.heads, ((picture, picture), PROMPT_LENGTHS), attempt)
 
 
 def bounds_backend(backend: Backend, device: torch.device, dtype: torch.dtype) -> BoundsBackend:

@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from benchmarks.device.plan import Model, Precision, Scale
 from benchmarks.sizes import TOYS
 from model.attention import Backend, Heads
-from model.backend_choice import Trial, choose, try_backends
+from model.backend_choice import Trial, choose_both, try_backends
 from model.checkpoint import build, build_random, read_config
 from model.errors import UnusableQuantization
 from model.omnigen2.stack import run_as_is
@@ -105,18 +106,13 @@ class Networks:
         """Let a family compute attention by what is fastest on this device."""
         if self.device.type != "cuda":
             return "sdpa"
-        own, und = family.heads
         picture = (self._scale.sides[0] // family.capabilities.size_step) ** 2
-        fastest = choose(self._try(own, (picture, picture), dtype))
-        prompts = (self._scale.prompt_tokens, self._scale.prompt_tokens)
-        # Our kernel does not split a long context among programs: it is not for single tokens of an answer.
-        apart = (
-            [trial for trial in self._try(und, prompts, dtype) if trial.backend != "triton"] if und else []
-        )
-        family.use_backends(fastest, choose(apart) if apart else "sdpa")
-        return fastest
+        lengths = (picture, picture), (self._scale.prompt_tokens, self._scale.prompt_tokens)
+        chosen = choose_both(family.heads, lengths, partial(self._try, dtype))
+        family.use_backends(*chosen)
+        return chosen[0]
 
-    def _try(self, heads: Heads, lengths: tuple[int, ...], dtype: torch.dtype) -> list[Trial]:
+    def _try(self, dtype: torch.dtype, heads: Heads, lengths: tuple[int, ...]) -> list[Trial]:
         key = heads, lengths, dtype
         if key not in self._tried:
             self._tried[key] = try_backends(self.device, dtype, heads, lengths)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from model.attention import Heads
-from model.backend_choice import Trial, available, choose, problem, require, try_backends
+from model.backend_choice import Trial, available, choose, choose_both, problem, require, try_backends
 from model.errors import MissingCapability
 
 CPU = torch.device("cpu")
@@ -30,3 +30,17 @@ def test_every_backend_is_tried_and_the_fastest_right_one_is_chosen() -> None:
     }
     assert choose(trials) == "sdpa"
     assert choose([Trial("sdpa", 2.0), Trial("varlen", 1.0), Trial("cudnn", problem="off")]) == "varlen"
+
+
+def test_each_side_gets_its_own_and_ours_is_not_for_single_tokens() -> None:
+    own, und = Heads(4, 2, 8), Heads(4, 2, 8, causal=True)
+    asked: list[tuple[Heads, tuple[int, ...]]] = []
+
+    def attempt(heads: Heads, lengths: tuple[int, ...]) -> list[Trial]:
+        asked.append((heads, lengths))
+        return [Trial("sdpa", 2.0), Trial("triton", 1.0)]
+
+    assert choose_both((own, und), ((5, 5), (7,)), attempt) == ("triton", "sdpa")
+    assert asked == [(own, (5, 5)), (und, (7,))]
+    assert choose_both((own, None), ((5, 5), (7,)), attempt) == ("triton", "sdpa")
+    assert len(asked) == 3
