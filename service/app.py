@@ -96,9 +96,7 @@ def create_app(settings: Settings, client: Client) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
-            await database.start()
-            await store.start()
-            links.start()
+            await service.open_storage()
             await client.start()
             await quotas.start()
             if file := settings.bootstrap_key_file:

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 BUSY_SECONDS = 10
+
+
+class DatabaseUnusable(OSError):
+    """The database cannot be reached, or its file cannot be made."""
 
 
 class Base(DeclarativeBase):
@@ -69,16 +73,21 @@ class Database:
         return self._url.get_backend_name() == "sqlite"
 
     async def start(self) -> None:
-        """Connect, and make the tables that are missing.
+        """Connect, and make the tables that are missing; may come twice.
 
         Raises:
-            OSError: The file's folder cannot be made.
-            sqlalchemy.exc.SQLAlchemyError: The database cannot be reached.
+            DatabaseUnusable: Says why.
         """
-        if self.is_sqlite and self._url.database:
-            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-        async with self._engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
+        try:
+            if self.is_sqlite and self._url.database:
+                Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+            async with self._engine.begin() as connection:
+                await connection.run_sync(Base.metadata.create_all)
+        except (OSError, SQLAlchemyError) as error:
+            why = getattr(error, "orig", error)
+            place = self._url.set(drivername=self._url.get_backend_name()).render_as_string()
+            setting = "HBRIDGE_DATA_DIR" if self.is_sqlite else "HBRIDGE_DATABASE_URL"
+            raise DatabaseUnusable(f"the database {place} cannot be used ({why}); see {setting}") from error
 
     async def stop(self) -> None:
         """Close every connection; may come twice."""

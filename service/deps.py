@@ -59,6 +59,20 @@ class Service:
         """Most tokens of an answer when a request does not say."""
         return min(self.settings.default_max_tokens, self.settings.max_tokens)
 
+    async def open_storage(self) -> None:
+        """See that what must outlive the server can be kept where the settings say; may come twice.
+
+        Raises:
+            OSError: Says why not.
+        """
+        try:
+            await self.database.start()
+            await self.store.start()
+            self.links.start()
+        except OSError:
+            await self.database.stop()
+            raise
+
     async def admit(self, tenant: Tenant, *scopes: Scope) -> None:
         """Let a tenant ask for work, once.
 

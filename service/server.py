@@ -8,7 +8,7 @@ from types import FrameType
 import uvicorn
 
 from service.app import create_app
-from service.auth import Auth
+from service.deps import Service
 from service.engine.client import Client
 from service.settings import Settings
 
@@ -25,7 +25,7 @@ class Server(uvicorn.Server):
     def __init__(self, settings: Settings, client: Client) -> None:
         app = create_app(settings, client)
         self.client = client
-        self._auth: Auth = app.state.service.auth
+        self._service: Service = app.state.service
         self._host = settings.host
         self._drain_seconds = settings.drain_seconds
         self._drained_by: float | None = None
@@ -74,7 +74,9 @@ class Server(uvicorn.Server):
         Raises:
             ModelError: The model could not be loaded.
             EngineError: The engine ended before it was ready.
+            OSError: What must be kept cannot be kept where the settings say.
         """
+        await self._service.open_storage()  # the web server would tell what is wrong in a traceback
         greeting = asyncio.create_task(self._greet(greet))
         await self.serve()
         greeting.cancel()
@@ -90,4 +92,4 @@ class Server(uvicorn.Server):
         except Exception:
             self.should_exit = True
             raise
-        greet(self.url, await self._auth.warning(self._host))
+        greet(self.url, await self._service.auth.warning(self._host))

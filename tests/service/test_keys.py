@@ -137,7 +137,7 @@ def test_a_database_that_is_not_there_is_said_in_a_line(run: Run, monkeypatch: p
     monkeypatch.setenv("HBRIDGE_DATABASE_URL", "postgresql://nobody:secret@127.0.0.1:1/none")
     result = run("list")
     assert result.exit_code == 2
-    assert "the database cannot be used" in result.output
+    assert "the database postgresql://nobody:***@127.0.0.1:1/none cannot be used" in result.output
     assert "secret" not in result.output
     assert "Traceback" not in result.output
 

@@ -291,8 +291,24 @@ def test_a_key_in_a_file_is_good_from_the_start(
         assert httpx.get(f"{running.server.url}/metrics", headers=headers).status_code == 200
 
 
-def test_a_place_where_nothing_can_be_kept_ends_the_server(client: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "place", "words"),
+    [
+        ("store_url", "{}/file", "files cannot be kept at .*/file"),
+        ("data_dir", "{}/file/folder", "database .* cannot be used .*Not a directory.* HBRIDGE_DATA_DIR"),
+        (
+            "database_url",
+            "postgresql://ann:secret@127.0.0.1:9/jobs",
+            r"ann:\*\*\*@.* cannot be used .*refused(.|\n)*HBRIDGE_DATABASE_URL",
+        ),
+    ],
+)
+def test_a_place_where_nothing_can_be_kept_ends_the_server(
+    client: Client, tmp_path: Path, setting: str, place: str, words: str
+) -> None:
     (tmp_path / "file").touch()
-    server = Server(Settings(port=0, data_dir=tmp_path, store_url=str(tmp_path / "file")), client)
-    with pytest.raises(SystemExit):
+    (tmp_path / "data").mkdir()
+    given = {"data_dir": tmp_path / "data", setting: place.format(tmp_path), "provenance": "off"}
+    server = Server(Settings(port=0, **given), client)
+    with pytest.raises(OSError, match=words):
         asyncio.run(server.run_until_stopped(lambda url, warning: None))
