@@ -1,4 +1,4 @@
-"""The commands of `hbridge bench`: load, engine, packing, drill, gpu and report."""
+"""The commands of `hbridge bench`: load, engine, packing, quality, drill, gpu and report."""
 
 import asyncio
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from benchmarks import drill as drilling
 from benchmarks import figure as figures
+from benchmarks import quality as qualities
 from benchmarks.engine import Counts, measure_engine
 from benchmarks.gpu import main as gpu
 from benchmarks.load import Arrivals, Campaign, Mix, run_campaign
@@ -20,6 +21,7 @@ from benchmarks.local_server import LocalServer
 from benchmarks.packing import measure_packing
 from benchmarks.report import main as report
 from benchmarks.sizes import OMNIGEN2_MEDIUM
+from model.checkpoint import load as load_family
 from model.checkpoint import weights_hash
 from service.engine.engine import NUM_THREADS
 from service.terminal import settings_with, users_faults
@@ -126,6 +128,33 @@ def packing(
     write_record(output, invoked(), {"config": config, "figures": figures.report(measured)})
     screen.print(figures.table(measured))
     _say_where(output)
+
+
+@app.command()
+def quality(
+    *,
+    model: Annotated[str, typer.Option(help="Checkpoint folder or short name.")] = MODEL,
+    per_kind: Annotated[int, typer.Option(min=1, help="Cases of each kind, at each choice.")] = 32,
+    steps: Annotated[
+        list[int] | None, typer.Option(min=1, help="Numbers of steps; several when repeated.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help=f"JSON file; {RESULTS}/quality-MODEL.json when left out.")
+    ] = None,
+) -> None:
+    """Score the model against steps, guidance and size, strictly."""
+    path = output or RESULTS / f"quality-{Path(model).name}.json"
+    with users_faults():
+        family = load_family(model)
+        about = {"model": Path(model).name, "weights_hash": weights_hash(model), "per_kind": per_kind}
+    cells: list[qualities.Cell] = []
+    for cell in qualities.measure_quality(family, per_kind=per_kind, steps=steps or qualities.STEPS):
+        cells.append(cell)
+        screen.print(cell, soft_wrap=True)
+    write_record(path, invoked(), {**about, "cells": qualities.report(cells)})
+    path.with_suffix(".md").write_text(qualities.page(cells, path.stem))
+    qualities.plot(cells, path.with_suffix(".png"))
+    _say_where(path)
 
 
 @app.command()
