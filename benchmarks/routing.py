@@ -44,10 +44,10 @@ class Counts:
         edits: Of each image.
     """
 
-    turns: int = 3
-    requests: int = 48
-    images: int = 24
-    edits: int = 6
+    turns: int = 2
+    requests: int = 24
+    images: int = 16
+    edits: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
