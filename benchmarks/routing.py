@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 from time import perf_counter, sleep
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import httpx
 
@@ -80,10 +80,11 @@ def measure_ray(counts: Counts, *, seed: int = 0) -> Iterator[Figure]:
         every = stack.enter_context(LocalServer(**ONE_THREAD | {"HBRIDGE_NUM_THREADS": str(ENGINES)}))
         urls = {"two_engines": cluster.url, "one_process": one.url, "one_process_all_threads": every.url}
         yield compare_speed(urls, counts, seed=seed)
-        near = edit_images(cluster.url, counts, seed=seed)
-    with started("random") as cluster:
-        far = edit_images(cluster.url, counts, seed=seed)
-    yield compare_hits(near, far, counts)
+    hits: dict[Routing, Hits] = {}
+    for routing in get_args(Routing):
+        with started(routing) as cluster:
+            hits[routing] = edit_images(cluster.url, counts, seed=seed)
+    yield compare_hits(hits["affinity"], hits["random"], counts)
 
 
 def started(routing: Routing) -> RayServer:

@@ -86,26 +86,30 @@ def amount_of(job: Job, can: Capabilities) -> float:
 
 
 class Loads:
-    """What each replica has to do: what it said last, and what was sent there since."""
+    """What each replica has to do: what it said last, and what was sent there since and has not ended."""
 
     def __init__(self) -> None:
         self._reports: dict[str, Report] = {}
-        self._sent: dict[str, float] = {}
+        self._sent: dict[str, dict[str, float]] = {}
 
     def report(self, name: str, report: Report) -> None:
-        """Take up what a replica says; when that is new, what was sent there before counts no more."""
+        """Take up what a replica says; when that is new, what was sent there before is part of it."""
         if self._reports.get(name) != report:
             self._reports[name] = report
-            self._sent[name] = 0.0
+            self._sent.pop(name, None)
 
-    def send(self, name: str, seconds: float) -> None:
+    def send(self, name: str, job_id: str, seconds: float) -> None:
         """Count a job that goes there."""
-        self._sent[name] = self._sent.get(name, 0.0) + seconds
+        self._sent.setdefault(name, {})[job_id] = seconds
+
+    def end(self, name: str, job_id: str) -> None:
+        """Count a job no more, if it still is."""
+        self._sent.get(name, {}).pop(job_id, None)
 
     def retain(self, names: Collection[str]) -> None:
         """Forget all replicas but these."""
         self._reports = {name: report for name, report in self._reports.items() if name in names}
-        self._sent = {name: seconds for name, seconds in self._sent.items() if name in names}
+        self._sent = {name: sent for name, sent in self._sent.items() if name in names}
 
     def of(self, names: Collection[str], weights_hash: str) -> dict[str, float]:
         """Return the device-seconds of those that take a job for these weights; of all if none is known to.
@@ -121,7 +125,7 @@ class Loads:
 
     def _seconds(self, name: str) -> float:
         report = self._reports.get(name)
-        return (report.queued_seconds if report else 0.0) + self._sent.get(name, 0.0)
+        return (report.queued_seconds if report else 0.0) + sum(self._sent.get(name, {}).values())
 
 
 def home_of(key: bytes, names: Collection[str]) -> str:

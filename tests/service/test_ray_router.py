@@ -23,7 +23,9 @@ def replica(name: str, **report: Any) -> Any:
     )
 
 
-def route(router: type[EngineRouter], replicas: list[Any], times: int = 1, **kwargs: Any) -> list[list[str]]:
+def route(
+    router: type[EngineRouter], replicas: list[Any], times: int = 1, *, ends: bool = False, **kwargs: Any
+) -> list[list[str]]:
     """Return the names in the order in which they are tried, for each of several jobs."""
 
     async def ask() -> list[list[str]]:
@@ -32,9 +34,13 @@ def route(router: type[EngineRouter], replicas: list[Any], times: int = 1, **kwa
             handle_source=DeploymentHandleSource.REPLICA,
         )
         chosen.initialize_state(patience_seconds=1.0)
-        metadata = RequestMetadata(request_id="a", internal_request_id="a")
-        asked = PendingRequest(args=[], kwargs=kwargs or {"errand": ERRAND}, metadata=metadata)
-        ranks = [await chosen.choose_replicas(replicas, asked) for _ in range(times)]
+        ranks = []
+        for number in range(times):
+            metadata = RequestMetadata(request_id="a", internal_request_id=f"{number}")
+            asked = PendingRequest(args=[], kwargs=kwargs or {"errand": ERRAND}, metadata=metadata)
+            ranks.append(await chosen.choose_replicas(replicas, asked))
+            if ends:
+                chosen.on_request_completed(ranks[-1][0][0].replica_id, f"{number}")
         return [[each.replica_id.unique_id for rank in of_one for each in rank] for of_one in ranks]
 
     return asyncio.run(ask())
@@ -52,6 +58,11 @@ def test_a_queue_that_is_too_long_is_left_to_others() -> None:
 def test_jobs_on_their_way_count_before_anybody_reports_them() -> None:
     ranks = route(AffinityRouter, [replica("a"), replica("b")], times=3)
     assert [rank[0] for rank in ranks] == [HOME, OTHER, HOME]
+
+
+def test_jobs_that_have_ended_count_no_more() -> None:
+    ranks = route(AffinityRouter, [replica("a"), replica("b")], times=3, ends=True)
+    assert [rank[0] for rank in ranks] == [HOME, HOME, HOME]
 
 
 def test_a_replica_with_other_weights_is_not_tried() -> None:

@@ -112,13 +112,17 @@ def test_affinity_reads_an_image_once_and_random_routing_once_at_each_replica() 
     assert len(far) > 3 * 50
 
 
-def test_what_was_sent_counts_until_the_replica_says_something_new() -> None:
+def test_what_was_sent_counts_until_it_ends_or_the_replica_speaks_of_it() -> None:
     loads = Loads()
     loads.report("a", UP)
-    loads.send("a", 2.0)
+    loads.send("a", "1", 2.0)
+    loads.send("a", "2", 1.0)
     loads.report("a", UP)
+    assert loads.of(["a", "b"], "a") == {"a": 3.0, "b": 0.0}
+    loads.end("a", "2")
     assert loads.of(["a", "b"], "a") == {"a": 2.0, "b": 0.0}
     loads.report("a", replace(UP, num_taken=1, queued_seconds=1.5))
+    loads.end("a", "1")
     assert loads.of(["a", "b"], "a") == {"a": 1.5, "b": 0.0}
     loads.retain(["b"])
     assert loads.of(["a", "b"], "a") == {"a": 0.0, "b": 0.0}
