@@ -6,15 +6,16 @@ machine with few cores engines, servers and clients share these, so two engines 
 was in a cache is what the servers say of each request.
 """
 
+import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 from time import perf_counter, sleep
-from typing import Any, Literal, get_args
+from typing import Any
 
 import httpx
 
@@ -26,11 +27,18 @@ from benchmarks.ray_server import RayServer
 
 TASKS = ("generate", "generate", "edit", "understand")
 AT_ONCE = 8
+FEW_AT_ONCE = 2
+"""As many as there are engines: what leaves them time."""
 ENGINES = 2
 JOIN_SECONDS = 120.0
 ONE_THREAD = {"HBRIDGE_NUM_THREADS": "1", "HBRIDGE_PROVENANCE": "off"}
 
-Routing = Literal["affinity", "random"]
+ROUTINGS: Mapping[str, dict[str, Any]] = {
+    "affinity": {"routing": "affinity"},
+    "patient": {"routing": "affinity", "patience_seconds": 1.0},
+    "random": {"routing": "random"},
+}
+"""What is compared: affinity with the patience that it has by default and with more, and its plain twin."""
 Shot = tuple[str, dict[str, Any]]
 
 
@@ -46,7 +54,7 @@ class Counts:
 
     turns: int = 2
     requests: int = 24
-    images: int = 16
+    images: int = 20
     edits: int = 5
 
 
@@ -75,21 +83,24 @@ class Hits:
 def measure_ray(counts: Counts, *, seed: int = 0) -> Iterator[Figure]:
     """Measure everything, one figure after another."""
     with ExitStack() as stack:
-        cluster = stack.enter_context(started("affinity"))
+        cluster = stack.enter_context(started())
         one = stack.enter_context(LocalServer(**ONE_THREAD))
         every = stack.enter_context(LocalServer(**ONE_THREAD | {"HBRIDGE_NUM_THREADS": str(ENGINES)}))
         urls = {"two_engines": cluster.url, "one_process": one.url, "one_process_all_threads": every.url}
         yield compare_speed(urls, counts, seed=seed)
-    hits: dict[Routing, Hits] = {}
-    for routing in get_args(Routing):
-        with started(routing) as cluster:
-            hits[routing] = edit_images(cluster.url, counts, seed=seed)
-    yield compare_hits(hits["affinity"], hits["random"], counts)
+    hits: dict[str, dict[str, Hits]] = {}
+    for name, options in ROUTINGS.items():
+        with started(**options) as cluster:
+            hits[name] = {
+                "busy": edit_images(cluster.url, counts, at_once=AT_ONCE, seed=seed),
+                "light": edit_images(cluster.url, counts, at_once=FEW_AT_ONCE, seed=seed + 1),
+            }
+    yield compare_hits(hits, counts)
 
 
-def started(routing: Routing) -> RayServer:
+def started(**options: Any) -> RayServer:
     """Return a server of Ray Serve that has all its engines once it is entered."""
-    return AllEngines({"engines": ENGINES, "cpus": 0.5, "routing": routing}, (), **ONE_THREAD)
+    return AllEngines({"engines": ENGINES, "cpus": 0.5, **options}, (), **ONE_THREAD)
 
 
 class AllEngines(RayServer):
@@ -134,20 +145,24 @@ def compare_speed(urls: dict[str, str], counts: Counts, *, seed: int) -> Figure:
     )
 
 
-def compare_hits(near: Hits, far: Hits, counts: Counts) -> Figure:
-    """Compare what caches spared by affinity and at random."""
+def compare_hits(hits: Mapping[str, Mapping[str, Hits]], counts: Counts) -> Figure:
+    """Compare what caches spared by affinity and at random, with engines that are busy; tell all else beside."""
+    near, far = hits["affinity"]["busy"].images, hits["random"]["busy"].images
     return Figure(
         name="affinity",
-        title=f"images not read again by affinity over random routing, {counts.edits} edits of each",
-        value=near.images / far.images if far.images else float("inf"),
+        title=f"images not read again by affinity over random routing, {AT_ONCE} requests under way",
+        value=near / far if far else math.inf,
         wanted="at least",
         bar=1.1,
         details={
             "images": counts.images,
             "edits_of_each": counts.edits,
             "at_most": round(1 - 1 / counts.edits, 4),
-            "affinity": near.report(),
-            "random": far.report(),
+            "under_way": {"busy": AT_ONCE, "light": FEW_AT_ONCE},
+            "options": ROUTINGS,
+            "hits": {
+                name: {load: each.report() for load, each in of_one.items()} for name, of_one in hits.items()
+            },
         },
     )
 
@@ -158,7 +173,7 @@ def mixed(rng: Random, count: int) -> list[Shot]:
     return [(task, make_request(rng, task, Mix().sizes)) for task in tasks]
 
 
-def edit_images(url: str, counts: Counts, *, seed: int) -> Hits:
+def edit_images(url: str, counts: Counts, *, at_once: int, seed: int) -> Hits:
     """Edit each of some images again and again, in any order, and see how often one was known.
 
     An image is known when more of the prompt is cached than its first edit found.
@@ -172,7 +187,7 @@ def edit_images(url: str, counts: Counts, *, seed: int) -> Hits:
     ]
     rng.shuffle(shots)
     begun = perf_counter()
-    usages = ask_all(url, shots)
+    usages = ask_all(url, shots, at_once=at_once)
     cached = [usage["cached_prompt_tokens"] for usage in usages]
     read = [usage["prefilled_tokens"] for usage in usages]
     image_tokens = [usage["prompt_image_tokens"] for usage in usages]
@@ -184,13 +199,13 @@ def edit_images(url: str, counts: Counts, *, seed: int) -> Hits:
     )
 
 
-def ask_all(url: str, shots: Sequence[Shot]) -> list[dict[str, int]]:
+def ask_all(url: str, shots: Sequence[Shot], *, at_once: int = AT_ONCE) -> list[dict[str, int]]:
     """Send requests, some at once, and return what each used.
 
     Raises:
         HTTPStatusError: One was not answered.
     """
-    with httpx.Client(base_url=url, timeout=120) as client, ThreadPoolExecutor(AT_ONCE) as pool:
+    with httpx.Client(base_url=url, timeout=120) as client, ThreadPoolExecutor(at_once) as pool:
 
         def ask(shot: Shot) -> dict[str, int]:
             task, body = shot
