@@ -146,7 +146,7 @@ def compare_speed(urls: dict[str, str], counts: Counts, *, seed: int) -> Figure:
 
 
 def compare_hits(hits: Mapping[str, Mapping[str, Hits]], counts: Counts) -> Figure:
-    """Compare what caches spared by affinity and at random, with engines that are busy; tell all else beside."""
+    """Compare what caches spared by affinity and at random on busy engines; tell all else beside."""
     near, far = hits["affinity"]["busy"].images, hits["random"]["busy"].images
     return Figure(
         name="affinity",
