@@ -1,8 +1,9 @@
-"""The commands of `hbridge bench`: load, engine, packing, quality, drill, gpu and report."""
+"""The commands of `hbridge bench`: load, engine, packing, ray, quality, drill, gpu and report."""
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -20,6 +21,8 @@ from benchmarks.load import Arrivals, Campaign, Mix, run_campaign
 from benchmarks.local_server import LocalServer
 from benchmarks.packing import measure_packing
 from benchmarks.report import main as report
+from benchmarks.routing import Counts as RayCounts
+from benchmarks.routing import measure_ray
 from benchmarks.sizes import OMNIGEN2_MEDIUM
 from model.checkpoint import load as load_family
 from model.checkpoint import weights_hash
@@ -126,6 +129,26 @@ def packing(
             measured.append(each)
             status.update(f"{each.title}: {each.value:.4g}")
     write_record(output, invoked(), {"config": config, "figures": figures.report(measured)})
+    screen.print(figures.table(measured))
+    _say_where(output)
+
+
+@app.command()
+def ray(
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="A few of each: to see that it works.")] = False,
+    seed: Annotated[int, typer.Option(help="Of what is asked, and in which order.")] = 0,
+    output: Annotated[Path, typer.Option(help="JSON file.")] = RESULTS / "ray.json",
+) -> None:
+    """Compare two engines on Ray Serve with one process, and routing by affinity with routing at random."""
+    counts = RayCounts(turns=1, requests=8, images=4, edits=2) if quick else RayCounts()
+    measured: list[figures.Figure] = []
+    with users_faults(), screen.status("starting servers") as status:
+        for each in measure_ray(counts, seed=seed):
+            measured.append(each)
+            status.update(f"{each.title}: {each.value:.4g}")
+    about = {"model": MODEL, "weights_hash": weights_hash(MODEL), "ray": version("ray")}
+    write_record(output, invoked(), {**about, "figures": figures.report(measured)})
     screen.print(figures.table(measured))
     _say_where(output)
 

@@ -15,7 +15,7 @@ from service.engine.errors import EngineNotReady
 
 READY_WITHIN_SECONDS = 180
 STOPPED_WITHIN_SECONDS = 60
-LAST_WORDS_BYTES = 2000
+LAST_WORDS = 2000
 ENGINE = "service.engine.child"
 
 
@@ -35,9 +35,8 @@ class LocalServer:
         self._process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
-        words = [sys.executable, "-m", "service", "serve", "--port", str(self._port)]
         self._process = subprocess.Popen(
-            words, env=self._environment, stdout=subprocess.DEVNULL, stderr=self._log
+            self._command(), env=self._environment, stdout=subprocess.DEVNULL, stderr=self._log
         )
         try:
             self._wait_until_ready()
@@ -86,14 +85,20 @@ class LocalServer:
         """Files and sockets that it holds open."""
         return int(psutil.Process(self._process.pid).num_fds())
 
+    @property
+    def log(self) -> str:
+        """What it has logged."""
+        return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode(errors="replace")
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "service", "serve", "--port", str(self._port)]
+
     def _wait_until_ready(self) -> None:
         deadline = time.perf_counter() + READY_WITHIN_SECONDS
         with httpx.Client(base_url=self.url, timeout=5) as client:
             while not is_ready(client):
                 if not self.is_alive or time.perf_counter() > deadline:
-                    self._log.seek(0)
-                    words = self._log.read()[-LAST_WORDS_BYTES:].decode(errors="replace")
-                    raise EngineNotReady(f"the server did not become ready:\n{words}")
+                    raise EngineNotReady(f"the server did not become ready:\n{self.log[-LAST_WORDS:]}")
                 time.sleep(0.05)
 
 

@@ -13,7 +13,7 @@ compose() {
         docker/smoke.sh'
 }
 
-parts=(docker/check.sh docker/prometheus/check.sh compose)
+parts=(docker/check.sh docker/prometheus/check.sh docker/ray-test.sh compose)
 failed=()
 for part in "${parts[@]}"; do
     echo "== $part"

@@ -9,7 +9,7 @@ export DOCKER_BUILDKIT=1
 
 arguments=(--build-arg "VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)")
 arguments+=(--build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)")
-for name in BASE_IMAGE BUILD_IMAGE TORCH TORCH_INDEX_URL PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS; do
+for name in BASE_IMAGE BUILD_IMAGE EXTRA TORCH TORCH_INDEX_URL PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS; do
     if [[ -v $name ]]; then arguments+=(--build-arg "$name=${!name}"); fi
 done
 docker build --file docker/Dockerfile --target "$target" --tag "$image" "${arguments[@]}" .

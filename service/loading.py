@@ -13,7 +13,7 @@ from model.stored_tensor import OnProgress
 from service import logs
 from service.about import read_about
 from service.devices import check_devices, threads_each
-from service.engine.client import Client
+from service.engine.client import Client, Host
 from service.engine.engine import EngineConfig
 from service.engine.inline import InlineEngine
 from service.engine.job import LoadedModel, ModelCard
@@ -148,6 +148,11 @@ def load_apart(settings: Settings) -> LoadedModel:
 
 def create_client(settings: Settings) -> Client:
     """Make the client of an engine as the settings say; nothing is loaded yet."""
+    return Client(create_host(settings), model_id=model_id(settings))
+
+
+def create_host(settings: Settings) -> Host:
+    """Make what an engine runs in as the settings say; nothing is loaded yet."""
     config = EngineConfig(
         max_waiting=settings.max_waiting,
         num_threads=threads_each(settings),
@@ -155,12 +160,11 @@ def create_client(settings: Settings) -> Client:
         cost_folder=settings.cache_dir / "costs",
     )
     if settings.engine == "inline":
-        return Client(InlineEngine(partial(load_model, settings), config), model_id=model_id(settings))
+        return InlineEngine(partial(load_model, settings), config)
     watch = WatchConfig(
         max_load_seconds=settings.max_load_seconds,
         max_step_seconds=settings.max_step_seconds,
         max_pause_seconds=settings.max_restart_pause_seconds,
         max_repeats=settings.max_job_attempts - 1,
     )
-    host = EngineProcess(partial(load_apart, settings), config, watch)
-    return Client(host, model_id=model_id(settings))
+    return EngineProcess(partial(load_apart, settings), config, watch)

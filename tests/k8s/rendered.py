@@ -19,6 +19,7 @@ K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 CHOICES = sorted(path.name for path in (K8S / "components").iterdir() if path.name != "weights")
 VARIANTS = [*OVERLAYS, *(f"h100+{choice}" for choice in CHOICES)]
+RAY = "ray"
 
 Manifest = dict[str, Any]
 
@@ -40,7 +41,9 @@ def kustomize(folder: Path) -> str:
 
 @cache
 def render(variant: str) -> tuple[Manifest, ...]:
-    """Return the manifests of an overlay, or of one with a component: "h100", "h100+keda"."""
+    """Return the manifests of an overlay, or of one with a component: "h100", "h100+keda"; or of "ray"."""
+    if variant == RAY:
+        return tuple(yaml.safe_load_all(kustomize(K8S / RAY)))
     overlay, _, component = variant.partition("+")
     if not component:
         return tuple(yaml.safe_load_all(kustomize(K8S / "overlays" / overlay)))
@@ -57,6 +60,14 @@ def render(variant: str) -> tuple[Manifest, ...]:
 def of_kind(variant: str, kind: str) -> list[Manifest]:
     """Return an overlay's manifests of a kind."""
     return [manifest for manifest in render(variant) if manifest["kind"] == kind]
+
+
+def ray_groups() -> dict[str, Manifest]:
+    """Return the templates of the pods of Ray, by group."""
+    (service,) = of_kind(RAY, "RayService")
+    cluster = service["spec"]["rayClusterConfig"]
+    workers = {group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]}
+    return {"head": cluster["headGroupSpec"]["template"], **workers}
 
 
 def deployment(variant: str) -> Manifest:
@@ -93,5 +104,5 @@ def settings(variant: str) -> dict[str, str]:
 if __name__ == "__main__":
     place = Path(sys.argv[1])
     place.mkdir(parents=True, exist_ok=True)
-    for each in VARIANTS:
+    for each in [*VARIANTS, RAY]:
         (place / f"{each}.yaml").write_text(yaml.safe_dump_all(render(each)))

@@ -9,19 +9,23 @@ import pytest
 from kubernetes_validate import utils
 
 from tests.k8s.crds import SOURCES, schema_of
-from tests.k8s.rendered import OVERLAYS, VARIANTS, Manifest, render
+from tests.k8s.rendered import OVERLAYS, RAY, VARIANTS, Manifest, ray_groups, render
 
 VERSIONS = [f"1.{minor}" for minor in range(29, 38)]
 
 
 def own_manifests() -> dict[str, Manifest]:
     """Return the manifests of Kubernetes' own kinds, those that variants share once."""
-    found = [(variant, manifest) for variant in VARIANTS for manifest in render(variant)]
-    return {
-        repr(manifest): {"variant": variant, **manifest}
-        for variant, manifest in found
-        if manifest["kind"] not in SOURCES
-    }
+    found = [(variant, manifest) for variant in [*VARIANTS, RAY] for manifest in render(variant)]
+    own = [(variant, each) for variant, each in found if each["kind"] not in {*SOURCES, "RayService"}]
+    # What KubeRay takes for pods is Kubernetes' own.
+    own += [(RAY, {"apiVersion": "v1", "kind": "PodTemplate", **each}) for each in ray_templates()]
+    return {repr(manifest): {"variant": variant, **manifest} for variant, manifest in own}
+
+
+def ray_templates() -> list[Manifest]:
+    """Return the templates of Ray's pods, as far as a PodTemplate has them."""
+    return [{"metadata": {"name": name}, "template": each} for name, each in ray_groups().items()]
 
 
 @pytest.fixture(autouse=True)
