@@ -10,6 +10,7 @@ from torch import Tensor
 MAX_SHARD_BYTES = 4 * 1024**3
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
+READABLE = 0o644
 
 Read = Callable[[Sequence[str]], Mapping[str, Tensor]]
 """Brings the named tensors into memory, contiguous and on the CPU."""
@@ -53,3 +54,4 @@ def plan_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
 
 def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file(dict(tensors), file, metadata={"format": "pt"})
+    file.chmod(READABLE)  # as it is written nobody else may read it, such as the user of a container

@@ -35,6 +35,7 @@ def test_a_small_checkpoint_is_one_file(tmp_path: Path) -> None:
     write_shards(tmp_path, SIZES, read, 1000)
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
     assert load_file(tmp_path / "model.safetensors").keys() == WEIGHTS.keys()
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_shards_are_read_one_by_one_and_indexed(tmp_path: Path) -> None:
