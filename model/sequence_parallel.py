@@ -63,7 +63,7 @@ class Parts:
     def whole(self, x: Tensor) -> Tensor:
         """Return [T, ...] of everybody's part [P, ...]."""
         all_x = x.new_empty(self.num * self.length, *x.shape[1:])
-        dist.all_gather_into_tensor(all_x, x.contiguous(), group=self.group)
+        dist.all_gather(list(torch.split(all_x, self.length)), x.contiguous(), group=self.group)
         return all_x[: self.num_tokens]
 
     def to_heads(self, x_PHD: Tensor) -> Tensor:

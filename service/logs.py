@@ -41,7 +41,11 @@ def bind(**fields: str) -> None:
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
     """Return what is bound where it was logged, and what was given as `extra`."""
-    given = {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+    given = {
+        name: value
+        for name, value in record.__dict__.items()
+        if name not in _STANDARD and not name.startswith("_")  # what libraries keep in every record
+    }
     return {**_bound.get(), **given}
 
 

@@ -32,8 +32,9 @@ def processes(pid: int) -> list[int]:
     return sorted({*own, *(below for each in own for below in processes(each))})
 
 
-def leftovers() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("hbridge-*"))
+def leftovers() -> tuple[set[Path], list[int]]:
+    """What would stay behind: folders, and processes of ours."""
+    return set(Path(tempfile.gettempdir()).glob("hbridge-*")), processes(os.getpid())
 
 
 @asynccontextmanager
@@ -92,7 +93,6 @@ def test_two_devices_draw_what_one_does(
             await check(client)
 
     asyncio.run(run())
-    assert not processes(os.getpid())
     assert leftovers() == before
 
 
@@ -103,27 +103,30 @@ def test_they_come_back_when_one_is_lost(
 ) -> None:
     before = leftovers()
 
+    def started() -> list[int]:
+        return [pid for pid in processes(os.getpid()) if pid not in before[1]]
+
     async def run() -> None:
         async with two_devices(model_folder, tmp_path) as client:
-            lost = processes(os.getpid())[victim == "follower"]
+            lost = started()[victim == "follower"]
             os.kill(lost, signal.SIGKILL)
             await asyncio.wait_for(wait_for(lambda: client.state is State.RESTARTING), 60)
             await asyncio.wait_for(wait_for(lambda: client.state is State.READY), 120)
-            now = processes(os.getpid())
-            assert len(now) == 2
-            assert lost not in now
+            assert len(started()) == 2
+            assert lost not in started()
             await check(client)
 
     asyncio.run(run())
-    assert not processes(os.getpid())
     assert leftovers() == before
 
 
 def test_a_follower_that_cannot_load_ends_the_start(model_folder: Path, tmp_path: Path) -> None:
+    before = leftovers()
+
     async def run() -> None:
         async with two_devices(model_folder / "none", tmp_path):
             pass
 
     with pytest.raises((ModelError, EngineError)):
         asyncio.run(run())
-    assert not processes(os.getpid())
+    assert leftovers() == before

@@ -47,7 +47,7 @@ def lines_of(stream: StringIO) -> list[dict[str, Any]]:
 def test_a_json_line_has_the_words_and_the_fields() -> None:
     stream = StringIO()
     configure("json", "info", stream)
-    logging.getLogger("service.a").info("job %s", "done", extra={"seconds": 0.5, "path": "a\nb"})
+    logging.getLogger("service.a").info("job %s", "done", extra={"seconds": 0.5, "path": "a\nb", "_ours": 1})
     (line,) = lines_of(stream)
     assert (line["event"], line["level"], line["logger"]) == ("job done", "info", "service.a")
     assert (line["seconds"], line["path"]) == (0.5, "a\nb")
