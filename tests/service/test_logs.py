@@ -51,6 +51,7 @@ def test_a_json_line_has_the_words_and_the_fields() -> None:
     (line,) = lines_of(stream)
     assert (line["event"], line["level"], line["logger"]) == ("job done", "info", "service.a")
     assert (line["seconds"], line["path"]) == (0.5, "a\nb")
+    assert "_ours" not in line
 
 
 def test_a_plain_line_stays_one_line() -> None:
