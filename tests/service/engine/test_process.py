@@ -189,7 +189,7 @@ def test_who_leaves_frees_the_device_after_the_call_that_runs(
 ) -> None:
     leaver = up.submit(drawing(f"hold {gate}", num_inference_steps=500), tenant="ann")
     wait_until(gate.with_suffix(".held").exists, PATIENCE)
-    assert (up.client.num_running, up.client.num_waiting) == (1, 0)
+    wait_until(lambda: (up.client.num_running, up.client.num_waiting) == (1, 0), PATIENCE)
     leaver.cancel()
     wait_until(lambda: up.client.is_idle)
     gate.touch()
