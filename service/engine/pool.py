@@ -9,9 +9,9 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Literal, Protocol
+from typing import Protocol
 
 from model.prompt import Task
 from model.request import Progress
@@ -21,6 +21,7 @@ from service.engine.engine import Emit
 from service.engine.errors import DeadlineExceeded, EngineDraining, EngineNotReady, EngineRestarting
 from service.engine.job import IDLE, Event, Failed, Finished, Job, ModelCard, Status
 from service.engine.observer import Observer
+from service.engine.process import Flight, restarting
 from service.engine.replica import Beat, Message, Taken
 from service.engine.scheduler import PRIORITIES
 
@@ -54,23 +55,17 @@ class Engines(Protocol):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Flight:
-    """A job between submission and its last event.
+class RemoteFlight(Flight):
+    """A job's flight, and the replica that it goes to this time.
 
     Attributes:
-        stage: On its way over and planned, then waiting, then begun.
+        key: What its context begins with.
         replica: Who has it; "" while nobody does.
-        num_suspected: How often a replica was lost while this may have been the cause.
         num_tries: How often it was sent.
     """
 
-    job: Job
-    emit: Emit
     key: bytes
-    submitted: float = field(default_factory=monotonic)
-    stage: Literal["sent", "waiting", "begun"] = "sent"
     replica: str = ""
-    num_suspected: int = 0
     num_tries: int = 0
     task: asyncio.Task[None] | None = None
 
@@ -91,7 +86,7 @@ class Pool:
         self._max_repeats = max_repeats
         self._observer = Observer()
         self._beats: dict[str, Beat] = {}
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[str, RemoteFlight] = {}
         self._lost: set[str] = set()
         self._strangers: set[str] = set()
         self._seconds: dict[Task, float] = {}
@@ -151,8 +146,8 @@ class Pool:
         has_pixels = job.task != "generate"
         key = await asyncio.to_thread(affinity_key, job) if has_pixels else affinity_key(job)
         if not self.is_up:
-            raise _restarting()
-        flight = self._flights[job.id] = Flight(job=job, emit=emit, key=key)
+            raise restarting()
+        flight = self._flights[job.id] = RemoteFlight(job=job, emit=emit, key=key)
         flight.task = asyncio.create_task(self._fly(flight))
 
     def cancel(self, job_id: str) -> None:
@@ -215,7 +210,7 @@ class Pool:
     def _is_ours(self, beat: Beat) -> bool:
         return self.card is not None and beat.card.weights_hash == self.card.weights_hash
 
-    async def _fly(self, flight: Flight) -> None:
+    async def _fly(self, flight: RemoteFlight) -> None:
         """Run a job to its end, again and again where that is allowed."""
         while True:
             try:
@@ -223,7 +218,7 @@ class Pool:
                 may_repeat = _is_cut_off(last, has_begun=flight.stage == "begun")
             except ReplicaLost as error:
                 self._note_lost(flight, error)
-                last = Failed(error=_restarting())
+                last = Failed(error=restarting())
                 may_repeat = flight.num_suspected <= self._max_repeats
             except Exception as error:
                 last, may_repeat = Failed(error=portable(error, flight.job.id)), False
@@ -233,7 +228,7 @@ class Pool:
             flight.stage, flight.replica = "sent", ""
             await asyncio.sleep(BEAT_SECONDS)
 
-    async def _run(self, flight: Flight) -> Finished | Failed:
+    async def _run(self, flight: RemoteFlight) -> Finished | Failed:
         """Send a job once, pass on what comes, and return its last event.
 
         Raises:
@@ -257,7 +252,7 @@ class Pool:
                 async with asyncio.timeout(min(TAKEN_SECONDS, left or TAKEN_SECONDS)):
                     taken = await anext(messages)
             except TimeoutError:
-                return Failed(error=_late() if left is not None and left < TAKEN_SECONDS else _restarting())
+                return Failed(error=_late() if left is not None and left < TAKEN_SECONDS else restarting())
             assert isinstance(taken, Taken), "a replica first says its name"
             flight.replica = taken.replica
             async for message in messages:
@@ -267,7 +262,7 @@ class Pool:
                 self._tell(flight, message)
         raise ReplicaLost("the replica stopped without a last word")
 
-    def _tell(self, flight: Flight, event: Event) -> None:
+    def _tell(self, flight: RemoteFlight, event: Event) -> None:
         is_queued = isinstance(event, Progress) and event.stage == "queue"
         if not is_queued:
             flight.stage = "begun"
@@ -275,7 +270,7 @@ class Pool:
             flight.stage = "waiting"
         flight.emit(event)
 
-    def _note_lost(self, flight: Flight, error: ReplicaLost) -> None:
+    def _note_lost(self, flight: RemoteFlight, error: ReplicaLost) -> None:
         """Whoever had begun may have been the cause; a replica is counted once for all its jobs."""
         flight.num_suspected += flight.stage == "begun"
         log.warning("replica lost: %s", error, extra={"job": flight.job.id, "replica": flight.replica})
@@ -283,7 +278,7 @@ class Pool:
             self._lost.add(flight.replica)
             self._observer.restarted()
 
-    def _end(self, flight: Flight, last: Finished | Failed) -> None:
+    def _end(self, flight: RemoteFlight, last: Finished | Failed) -> None:
         if self._flights.get(flight.job.id) is not flight:
             return
         del self._flights[flight.job.id]
@@ -315,10 +310,6 @@ def _is_cut_off(last: Finished | Failed, *, has_begun: bool) -> bool:
     return isinstance(last.error, EngineDraining) or (
         isinstance(last.error, EngineRestarting | EngineNotReady) and not has_begun
     )
-
-
-def _restarting() -> EngineRestarting:
-    return EngineRestarting("the engine ended and is being restarted", retry_after_seconds=5)
 
 
 def _late() -> DeadlineExceeded:

@@ -65,7 +65,7 @@ class Flight:
 
     Attributes:
         stage: On its way over and planned, then waiting, then begun.
-        num_suspected: How often the engine ended while this may have been the cause.
+        num_suspected: How often what ran it ended while this may have been the cause.
     """
 
     job: Job
@@ -139,7 +139,7 @@ class EngineProcess:
         has_pixels = job.task != "generate"
         message = await asyncio.to_thread(encode, asked) if has_pixels else encode(asked)
         if not self.is_up:
-            raise _restarting()
+            raise restarting()
         self._flights[job.id] = Flight(job=job, emit=emit)
         self._peer.send(message)
 
@@ -290,7 +290,7 @@ class EngineProcess:
         for job_id, flight in list(self._flights.items()):
             flight.num_suspected += was_up and (flight.stage != "waiting" or not is_known)
             flight.stage = "waiting"
-            error: Exception = _restarting()
+            error: Exception = restarting()
             if self._stopping.is_set():
                 error = EngineDraining("the server is shutting down")
             elif flight.job.is_repeatable and flight.num_suspected <= self._limits.max_repeats:
@@ -300,5 +300,6 @@ class EngineProcess:
             flight.emit(Failed(error=error))
 
 
-def _restarting() -> EngineRestarting:
+def restarting() -> EngineRestarting:
+    """Say that what a job was for has ended and comes back."""
     return EngineRestarting("the engine ended and is being restarted", retry_after_seconds=5)
