@@ -1,4 +1,4 @@
-"""The commands of `hbridge bench`: load, engine, packing, ray, quality, drill, gpu and report."""
+"""The commands of `hbridge bench`: load, engine, packing, ray, quality, claims, drill, gpu and report."""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks import claims as claiming
 from benchmarks import drill as drilling
 from benchmarks import figure as figures
 from benchmarks import quality as qualities
@@ -178,6 +179,39 @@ def quality(
     path.with_suffix(".md").write_text(qualities.page(cells, path.stem))
     qualities.plot(cells, path.with_suffix(".png"))
     _say_where(path)
+
+
+@app.command()
+def claims(
+    *,
+    plan: Annotated[Path, typer.Option(help="What every arm changes.")] = claiming.CLAIMS,
+    arm: Annotated[list[str] | None, typer.Option(help="All when left out; several when repeated.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="All when left out; several when repeated.")] = None,
+    per_kind: Annotated[int, typer.Option(min=1, help="Pictures of each kind that are scored.")] = 32,
+    trained: Annotated[Path, typer.Option(help="Runs of the recipe.")] = Path("runs"),
+    runs: Annotated[
+        Path, typer.Option(help="Where trials go; those that have ended are not run again.")
+    ] = Path("runs/claims"),
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 1,
+    output: Annotated[Path, typer.Option(help="JSON file, written once all trials have ended.")] = RESULTS
+    / "claims.json",
+) -> None:
+    """Try what the paper claims in small: train every arm on every seed, and compare."""
+    torch.set_num_threads(threads)
+    with users_faults():
+        read = claiming.Plan.read(plan, trained, runs)
+    chosen = [t for t in read.trials if (not arm or t.arm in arm) and (not seed or t.seed in seed)]
+    for trial in chosen:
+        screen.print(f"[bold]{trial.arm}[/], seed {trial.seed}")
+        with users_faults():
+            trial.run(per_kind)
+    if len(chosen) < len(read.trials):
+        return
+    results = [trial.run(per_kind) for trial in read.trials]
+    write_record(output, invoked(), {"per_kind": per_kind, "results": results})
+    output.with_suffix(".md").write_text(claiming.page(results, read.comparisons, output.stem))
+    claiming.plot(results, output.with_suffix(".png"))
+    _say_where(output)
 
 
 @app.command()

@@ -133,13 +133,13 @@ def page(cells: Sequence[Cell], record: str) -> str:
         rows = [["steps \\ guidance", *guidances, "seconds a picture"]]
         for steps, line in lines.items():
             rows.append([str(steps), *map(_shown, line), f"{max(cell.seconds for cell in line):.2f}"])
-        parts += [f"## {suite.capitalize()}", _table(rows)]
+        parts += [f"## {suite.capitalize()}", table(rows)]
     usual, *_ = sized = [cell for cell in cells if cell.table == "sizes"]
     rows = [["size", "right", f"of {usual.size}", "seconds a picture"]]
     for cell in sized:
         part = f"{cell.right / cell.count / usual.score.share:.2f}" if usual.right else ""
         rows.append([cell.size, _shown(cell), part, f"{cell.seconds:.2f}"])
-    return "\n\n".join([*parts, "## Sizes, at the default settings", _table(rows)]) + "\n"
+    return "\n\n".join([*parts, "## Sizes, at the default settings", table(rows)]) + "\n"
 
 
 def _sampled(cells: Sequence[Cell]) -> dict[Suite, dict[int, list[Cell]]]:
@@ -156,7 +156,8 @@ def _shown(cell: Cell) -> str:
     return f"{cell.score.share:.2f} ({low:.2f} to {high:.2f})"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows, the head first, as a table of Markdown."""
     head, *body = rows
     lines = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
