@@ -20,9 +20,10 @@ from torch import Tensor
 
 from model.images import to_tensor
 from training.canvas import Canvas
-from training.captions import CAPTIONS
+from training.captions import CAPTIONS, DESCRIBED, describing
+from training.cells import KINDS, cell_labels
 from training.edits import EDITS
-from training.world import Scene, render
+from training.world import CELL, Scene, render
 
 CAPTION_WEIGHTS = {
     "single": 0.2, "colours": 0.1, "two_objects": 0.15, "counting": 0.15, "position": 0.2, "binding": 0.2,
@@ -69,6 +70,8 @@ def sample(group: Group, index: int) -> Sample:
         edit = EDITS[_chosen(rng, EDIT_WEIGHTS)](rng, canvas)
         return Sample(edit.text, edit.after, edit.before)
     caption = CAPTIONS[_chosen(rng, CAPTION_WEIGHTS)](rng, canvas)
+    if rng.random() < DESCRIBED:
+        caption = describing(rng, caption.scene)
     return Sample(caption.text, caption.scene)
 
 
@@ -77,12 +80,13 @@ def _chosen(rng: Random, weights: dict[str, float]) -> str:
 
 
 class Shelf:
-    """The latents of one group's samples, float16 on disk, normalised to deviation 1."""
+    """The latents of one group's samples, float16 on disk, normalised to deviation 1; and what cells hold."""
 
     def __init__(self, folder: Path, group: Group) -> None:
         self.group = group
         self._after = np.load(folder / f"{group.name}-after.npy", mmap_mode="r")
         self._before = np.load(folder / f"{group.name}-before.npy", mmap_mode="r") if group.is_edit else None
+        self._cells = np.load(folder / f"{group.name}-cells.npy")
 
     def after(self, indices: Sequence[int]) -> Tensor:
         """Return the pictures to make: float32 [len(indices), C, Y, X]."""
@@ -93,10 +97,16 @@ class Shelf:
         assert self._before is not None, "only edits have a picture before"
         return torch.from_numpy(self._before[list(indices)].astype(np.float32))
 
+    def cells(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Return what stands in the cells of the pictures to make, packed, as cell_labels says it."""
+        labels_ACN = torch.from_numpy(self._cells[list(indices)].astype(np.int64)).movedim(1, 0)
+        return {name: each.flatten() for name, each in zip(KINDS, labels_ACN, strict=True)}
+
 
 def fill_shelf(folder: Path, group: Group, vae: Any) -> None:
     """Encode a group's pictures once; a shelf that is there already is left alone."""
     folder.mkdir(parents=True, exist_ok=True)
+    _fill_cells(folder / f"{group.name}-cells.npy", group)
     for side in ("after", "before") if group.is_edit else ("after",):
         path = folder / f"{group.name}-{side}.npy"
         if path.exists() and len(np.load(path, mmap_mode="r")) >= group.count:
@@ -110,6 +120,19 @@ def fill_shelf(folder: Path, group: Group, vae: Any) -> None:
         partial = path.with_suffix(".partial.npy")
         np.save(partial, np.concatenate(latents))
         partial.rename(path)
+
+
+def _fill_cells(path: Path, group: Group) -> None:
+    if path.exists() and len(np.load(path, mmap_mode="r")) >= group.count:
+        return
+    told = [
+        cell_labels([sample(group, index).after], CELL)
+        for index in track(range(group.count), description=f"telling {group.name}")
+    ]
+    labels = np.array([[each[name].tolist() for name in KINDS] for each in told], dtype=np.int8)
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, labels)
+    partial.rename(path)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from model.checkpoint import load, read_config, save
 from model.hbridge.family import HBridge
 from model.qwen_vl.tokenizer import FILES as TOKENIZER_FILES
 from training.autoencoder import AutoencoderStage, latent_statistics
-from training.bridge import BridgeStage, initialise, load_prior
+from training.bridge import initialise, load_prior
 from training.drawings import Group, Shelf, fill_shelf
 from training.prefills import Prefills, fill_prefills
 from training.prior import PriorStage
@@ -27,6 +27,7 @@ from training.runs import Runs
 from training.schedule import Schedule
 from training.shapes import Shapes
 from training.team import Team
+from training.telling import TellingStage
 from training.trainer import Stage, Trainer
 from training.understanding import UnderstandingStage
 from training.vocabulary import known_words, train_tokenizer
@@ -99,12 +100,12 @@ class Recipe(Runs):
         torch.manual_seed(config["schedule"]["seed"])
         family = self.assemble()
         initialise(family.network)
-        if not (self.folder("bridge") / "state.pt").exists():
+        if config["from_prior"] and not (self.folder("bridge") / "state.pt").exists():
             load_prior(family.network, self.average("prior"))
         family.network.requires_grad_(True)
         prefills = [Prefills(self.folder("prefill"), group) for group in self._groups()]
         shapes = Shapes(family, self._shelves(), prefills, **config["source"])
-        self._train(BridgeStage(family.network, shapes, backend="plain", **config["options"]), config)
+        self._train(TellingStage(family.network, shapes, backend="plain", **config["options"]), config)
 
     def keep(self, *, folder: Path | None = None) -> None:
         """Write the averaged weights of all stages in bfloat16, with their loss curves."""

@@ -6,7 +6,7 @@ from random import Random
 
 from model.drawing import Drawing
 from model.family import Family
-from training.bridge import BridgeStage, Given
+from training.bridge import BridgeStage
 from training.canvas import Canvas
 from training.captions import CAPTIONS
 from training.detector import detect
@@ -17,6 +17,7 @@ from training.prefills import Prefills, packed
 from training.schedule import MicroBatch
 from training.sheets import Sheet
 from training.team import Figures
+from training.telling import Drawn
 from training.world import render
 
 
@@ -34,7 +35,7 @@ class Shapes:
         self.samples = list(zip(shelves, prefills, strict=True))
         self.edit_share = edit_share
 
-    def draw(self, batch: MicroBatch, drop: float) -> Given:
+    def draw(self, batch: MicroBatch, drop: float) -> Drawn:
         """Draw samples of one task and one size."""
         rng = batch.rng()
         is_edit = rng.random() < self.edit_share
@@ -42,12 +43,13 @@ class Shapes:
         shelf, prefills = rng.choices(samples, [shelf.group.count for shelf, _ in samples])[0]
         indices = [rng.randrange(shelf.group.count) for _ in range(batch.size)]
         before = [(latent,) for latent in shelf.before(indices)] if is_edit else [()] * batch.size
-        return Given(
+        return Drawn(
             task="edit" if is_edit else "generate",
             latents=list(shelf.after(indices)),
             references=before,
             contexts=packed([prefills.prompt(index, blank=rng.random() < drop) for index in indices]),
             seen_RNW=prefills.seen(indices),
+            cells=shelf.cells(indices),
             figures={},
         )
 

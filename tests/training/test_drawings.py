@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from training.captions import CAPTIONS
+from training.cells import KINDS, cell_labels
 from training.drawings import CAPTION_WEIGHTS, EDIT_WEIGHTS, Group, Shelf, encode, fill_shelf, sample
 from training.edits import EDITS
-from training.world import is_held_out, render
+from training.world import CELL, is_held_out, render
 
 GROUPS = [Group(False, 64, 64, 100), Group(True, 64, 64, 100), Group(False, 96, 64, 100)]
 
@@ -63,3 +64,11 @@ def test_a_shelf_that_is_there_is_left_alone_and_a_short_one_is_filled(
 def test_only_edits_have_a_picture_before(shelves: list[Shelf]) -> None:
     with pytest.raises(AssertionError, match="only edits"):
         shelves[0].before([0])
+
+
+def test_a_shelf_says_what_stands_in_the_cells_of_the_pictures_to_make(shelves: list[Shelf]) -> None:
+    for shelf in shelves:
+        told = shelf.cells([4, 1])
+        labels = cell_labels([sample(shelf.group, index).after for index in (4, 1)], CELL)
+        assert told.keys() == KINDS.keys()
+        assert all(torch.equal(told[name], labels[name]) for name in told)
