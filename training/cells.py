@@ -15,7 +15,7 @@ from model.hbridge.contexts import PackedContexts
 from model.hbridge.positions import bridge_ids
 from model.qwen_vl.config import QwenVLConfig
 from model.rope import mrope_table, rotate_half
-from training.world import CELL, COLOURS, RADII, REGIONS, SHAPES, Scene, region
+from training.world import CELL, COLOURS, RADII, REGIONS, SHAPES, Scene, Thing, region
 
 MAX_SIDE = 16
 """Cells along a side of the largest picture."""
@@ -26,6 +26,8 @@ PLACES = {"region": tuple(name for row in REGIONS for name in row), "row": SIDE,
 """Where the thing, and the cell itself, lies. The vision tower cannot know: its positions are relative, and
 on a plain ground all that it could compare looks alike. The decoder can, from where the image begins."""
 VALUES = KINDS | PLACES
+NAMELESS = -100
+"""Label of a value without a name."""
 
 
 class Cells(nn.Module):
@@ -37,12 +39,16 @@ class Cells(nn.Module):
 
     def forward(self, features_TC: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
         """Return the mean loss; cells with something in them weigh five times as much as empty ones."""
-        weight_T = 1 + 4 * (labels["shape"] > 0)
-        losses = [
-            cross_entropy(head(features_TC).float(), labels[name], reduction="none")
-            for name, head in self.heads.items()
-        ]
+        weight_T = 1 + 4 * (labels["size"] > 0)
+        losses = [_loss(head(features_TC).float(), labels[name]) for name, head in self.heads.items()]
         return (torch.stack(losses).mean(0) * weight_T).sum() / weight_T.sum()
+
+
+def _loss(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
+    """Return the cross entropy of each; where there is no name, all names should be as likely."""
+    named_T = cross_entropy(logits_TV, labels_T, ignore_index=NAMELESS, reduction="none")
+    even_T = -logits_TV.log_softmax(-1)[:, 1:].mean(-1)
+    return torch.where(labels_T == NAMELESS, even_T, named_T)
 
 
 def cell_labels(scenes: Sequence[Scene], side: int) -> dict[str, Tensor]:
@@ -58,11 +64,38 @@ def cell_labels(scenes: Sequence[Scene], side: int) -> dict[str, Tensor]:
         for row, column in product(range(scene.height // side), range(scene.width // side)):
             said = {"row": str(row), "column": str(column)}
             if thing := at.get((row, column)):
-                said |= {"shape": thing.shape, "colour": thing.colour, "size": thing.size}
-                said["region"] = region(thing, scene.width, scene.height)
-            for name, values in VALUES.items():
-                labels[name].append(values.index(said[name]) + 1 if name in said else 0)
+                said |= _said_of(thing, scene)
+            _add(labels, said)
     return {name: torch.tensor(values) for name, values in labels.items()}
+
+
+def thing_labels(things: Sequence[tuple[Scene, Thing | None]], side: int) -> dict[str, Tensor]:
+    """Say of each thing of a scene what it is and which cell has its centre; 0 all along is no thing.
+
+    Args:
+        things: Each with its scene.
+        side: Of a cell, in pixels.
+    """
+    labels: dict[str, list[int]] = {name: [] for name in VALUES}
+    for scene, thing in things:
+        said = {}
+        if thing is not None:
+            said = {"row": str(int(thing.y // side)), "column": str(int(thing.x // side))}
+            said |= _said_of(thing, scene)
+        _add(labels, said)
+    return {name: torch.tensor(values) for name, values in labels.items()}
+
+
+def _said_of(thing: Thing, scene: Scene) -> dict[str, str]:
+    where = region(thing, scene.width, scene.height)
+    return {"shape": thing.shape, "colour": thing.colour, "size": thing.size, "region": where}
+
+
+def _add(labels: Mapping[str, list[int]], said: Mapping[str, str]) -> None:
+    """Add the place of each value among its like; 0 where none is said, NAMELESS where it has no name."""
+    for name, values in VALUES.items():
+        known = {value: i + 1 for i, value in enumerate(values)}
+        labels[name].append(known.get(said[name], NAMELESS) if name in said else 0)
 
 
 class Reader(nn.Module):

@@ -14,6 +14,7 @@ from training.english import (
     reference,
     with_article,
 )
+from training.mentions import Mention
 from training.wishes import Want, Wish, draw_want
 from training.world import (
     BACKGROUNDS,
@@ -57,6 +58,7 @@ class Edit:
     Attributes:
         kept: Things that must stay what and where they were.
         wish: What the whole picture must show afterwards.
+        mentions: Things before that the instruction speaks of, in order.
     """
 
     operation: str
@@ -65,6 +67,7 @@ class Edit:
     after: Scene
     kept: tuple[Thing, ...]
     wish: Wish
+    mentions: tuple[Mention, ...] = ()
 
     def is_met(self, scene: Scene, *, slack: float = 4.0) -> bool:
         """Say whether the picture shows the change and keeps everything else within `slack` pixels."""
@@ -95,6 +98,11 @@ class Target:
     def thing(self) -> Thing:
         """What is pointed at."""
         return self.scene.things[self.index]
+
+    @property
+    def mention(self) -> Mention:
+        """The words, and what they mean."""
+        return Mention(self.words, self.thing)
 
     @property
     def rest(self) -> tuple[Thing, ...]:
@@ -137,6 +145,7 @@ def recolour(rng: Random, canvas: Canvas) -> Edit:
         after=target.becomes(new),
         kept=target.rest,
         wish=_full_wish(target.rest, target.scene.background, Want.exactly(new)),
+        mentions=(target.mention,),
     )
 
 
@@ -161,6 +170,7 @@ def replace_thing(rng: Random, canvas: Canvas) -> Edit:
         after=target.becomes(new),
         kept=target.rest,
         wish=_full_wish(target.rest, scene.background, Want.exactly(new)),
+        mentions=(target.mention,),
     )
 
 
@@ -178,6 +188,7 @@ def remove(rng: Random, canvas: Canvas) -> Edit:
         after=target.becomes(),
         kept=target.rest,
         wish=_full_wish(target.rest, target.scene.background),
+        mentions=(target.mention,),
     )
 
 
@@ -193,11 +204,13 @@ def add(rng: Random, canvas: Canvas) -> Edit:
     want = draw_want(rng, new, size=0.4)
     wish = _full_wish(scene.things, scene.background, want)
     where, choice = "", rng.random()
+    mentions: tuple[Mention, ...] = ()
     held = sorted(relations(new, target.thing))
     if choice < 0.4 and held:
         relation = rng.choice(held)
         where = f" {rng.choice(RELATION_WORDS[relation])} {target.words}"
         wish = replace(wish, relations=((len(scene.things), relation, target.index),))
+        mentions = (target.mention,)
     elif choice < 0.65:
         name = region(new, scene.width, scene.height)
         where = " " + rng.choice(REGION_WORDS[name])
@@ -211,6 +224,7 @@ def add(rng: Random, canvas: Canvas) -> Edit:
         after=replace(scene, things=(*scene.things, new)),
         kept=scene.things,
         wish=wish,
+        mentions=mentions,
     )
 
 
@@ -221,7 +235,7 @@ def move(rng: Random, canvas: Canvas) -> Edit:
         new = _moved(rng, target, lattice=canvas.lattice)
         if new is not None:
             break
-    goal, wish = _goal(rng, target, new)
+    goal, wish, beside = _goal(rng, target, new)
     text = rng.choice(MOVES).format(target.words, goal)
     return Edit(
         operation="move",
@@ -230,6 +244,7 @@ def move(rng: Random, canvas: Canvas) -> Edit:
         after=target.becomes(new),
         kept=target.rest,
         wish=wish,
+        mentions=(target.mention, *beside),
     )
 
 
@@ -242,7 +257,7 @@ def _moved(rng: Random, target: Target, *, lattice: bool) -> Thing | None:
     return new if fits(new, target.rest, *size) else None
 
 
-def _goal(rng: Random, target: Target, new: Thing) -> tuple[str, Wish]:
+def _goal(rng: Random, target: Target, new: Thing) -> tuple[str, Wish, tuple[Mention, ...]]:
     scene, rest = target.scene, target.rest
     where = region(new, scene.width, scene.height)
     goal = rng.choice(REGION_WORDS[where])
@@ -256,8 +271,9 @@ def _goal(rng: Random, target: Target, new: Thing) -> tuple[str, Wish]:
             relation = rng.choice(held)
             wish = _full_wish(rest, scene.background, Want.exactly(new))
             related = replace(wish, relations=((len(rest), relation, rest.index(other)),))
-            return f"{rng.choice(RELATION_WORDS[relation][:2])} {beside}", related
-    return goal, _full_wish(rest, scene.background, replace(Want.exactly(new), region=where))
+            goal = f"{rng.choice(RELATION_WORDS[relation][:2])} {beside}"
+            return goal, related, (Mention(beside, other),)
+    return goal, _full_wish(rest, scene.background, replace(Want.exactly(new), region=where)), ()
 
 
 def change_background(rng: Random, canvas: Canvas) -> Edit:

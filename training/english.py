@@ -72,16 +72,19 @@ def noun(rng: Random, want: Want, count: int = 1) -> str:
 
 def reference(rng: Random, thing: Thing, scene: Scene) -> str | None:
     """Point at one thing so that nothing else can be meant: "the red circle"; None when nothing serves."""
-    wants = [
-        Want(shape=thing.shape),
-        Want(colour=thing.colour),
-        Want(shape=thing.shape, colour=thing.colour),
-        Want(shape=thing.shape, colour=thing.colour),
-        Want(shape=thing.shape, size=thing.size),
-        Want(shape=thing.shape, colour=thing.colour, size=thing.size),
+    subsets = [
+        ("shape",),
+        ("colour",),
+        ("shape", "colour"),
+        ("shape", "colour"),
+        ("shape", "size"),
+        ("shape", "colour", "size"),
     ]
-    rng.shuffle(wants)
-    for want in wants:
+    rng.shuffle(subsets)
+    for names in subsets:
+        if not all(map(thing.names, names)):
+            continue
+        want = Want(**{name: getattr(thing, name) for name in names})
         if sum(want.holds(other, scene.width, scene.height) for other in scene.things) == 1:
             return "the " + noun(rng, want)
     return None

@@ -6,20 +6,39 @@ from itertools import permutations
 from random import Random
 
 from training.english import OPPOSITE, RELATION_WORDS, describe, noun, reference, with_article
+from training.mentions import Mention
 from training.wishes import Want
-from training.world import COLOURS, RELATIONS, SHAPES, Scene, Thing, region, relations
+from training.world import (
+    COLOURS,
+    HELD_OUT,
+    RADII,
+    RELATIONS,
+    SHAPES,
+    Scene,
+    Thing,
+    is_held_out,
+    region,
+    relations,
+)
+
+ANSWERS = {"shape": SHAPES, "colour": COLOURS, "size": tuple(RADII)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """A question about a scene and its one right answer."""
+    """A question about a scene and its one right answer.
+
+    Attributes:
+        mentions: Single things that it speaks of, in order.
+    """
 
     kind: str
     text: str
     answer: str
+    mentions: tuple[Mention, ...] = ()
 
 
-def _ask_count(rng: Random, scene: Scene) -> Query:
+def _ask_count(rng: Random, scene: Scene) -> Query | None:
     model = rng.choice(scene.things)
     want = rng.choice(
         (
@@ -31,6 +50,9 @@ def _ask_count(rng: Random, scene: Scene) -> Query:
             Want(size=model.size),
         )
     )
+    asked = [name for name in ("shape", "colour") if getattr(want, name)]
+    if not all(thing.names(name) for thing in scene.things for name in asked):
+        return None
     count = sum(want.holds(t, scene.width, scene.height) for t in scene.things)
     form = rng.choice(
         (
@@ -47,7 +69,11 @@ def _pointing(rng: Random, scene: Scene, *, without: str) -> tuple[Thing, str] |
     things = list(scene.things)
     rng.shuffle(things)
     for thing in things:
-        attributes = {name: getattr(thing, name) for name in ("shape", "colour", "size") if name != without}
+        attributes = {
+            name: getattr(thing, name)
+            for name in ("shape", "colour", "size")
+            if name != without and thing.names(name)
+        }
         subsets = [tuple(attributes), *((name,) for name in attributes)]
         rng.shuffle(subsets)
         for names in subsets:
@@ -59,16 +85,25 @@ def _pointing(rng: Random, scene: Scene, *, without: str) -> tuple[Thing, str] |
 
 def _ask_attribute(kind: str, forms: Sequence[str]) -> Callable[[Random, Scene], Query | None]:
     def ask(rng: Random, scene: Scene) -> Query | None:
+        """Ask; for what has no name, any answer does: then none is ruled out by what else is said."""
         found = _pointing(rng, scene, without=kind)
         if found is None:
             return None
         thing, pointed = found
-        return Query(kind=kind, text=rng.choice(forms).format(pointed), answer=getattr(thing, kind))
+        known = thing.names(kind)
+        return Query(
+            kind=kind,
+            text=rng.choice(forms).format(pointed),
+            answer=getattr(thing, kind) if known else rng.choice(ANSWERS[kind]),
+            mentions=(Mention(pointed, thing),),
+        )
 
     return ask
 
 
-def _ask_exists(rng: Random, scene: Scene) -> Query:
+def _ask_exists(rng: Random, scene: Scene) -> Query | None:
+    if not all(thing.names(name) for thing in scene.things for name in ("shape", "colour")):
+        return None
     model = rng.choice(scene.things)
     size = model.size if rng.random() < 0.25 else None
     want = Want(shape=model.shape, colour=model.colour if rng.random() < 0.75 else None, size=size)
@@ -76,13 +111,24 @@ def _ask_exists(rng: Random, scene: Scene) -> Query:
         changed = rng.choice(("shape", "colour")) if want.colour else "shape"
         values = SHAPES if changed == "shape" else COLOURS
         want = replace(want, **{changed: rng.choice(values)})
-    there = any(want.holds(t, scene.width, scene.height) for t in scene.things)
+    meant = [t for t in scene.things if want.holds(t, scene.width, scene.height)]
+    if not meant and _is_never_there(want) and not any(map(is_held_out, scene.things)):
+        return None
+    words = noun(rng, want)
     form = rng.choice(
         ("is there {}?", "is there {} in the picture?", "do you see {}?", "does the picture show {}?")
     )
     return Query(
-        kind="exists", text=form.format(with_article(noun(rng, want))), answer="yes" if there else "no"
+        kind="exists",
+        text=form.format(with_article(words)),
+        answer="yes" if meant else "no",
+        mentions=(Mention(words, meant[0] if meant else None),) if len(meant) < 2 else (),
     )
+
+
+def _is_never_there(want: Want) -> bool:
+    """Say whether training, were it to ask for this, would only ever answer no."""
+    return (want.shape, want.colour) in HELD_OUT
 
 
 def _ask_relation(rng: Random, scene: Scene) -> Query | None:
@@ -97,7 +143,12 @@ def _ask_relation(rng: Random, scene: Scene) -> Query | None:
                 away = [r for r in RELATIONS if r not in held]
                 relation = OPPOSITE[relation] if rng.random() < 0.6 else rng.choice(away)
             text = f"is {first} {rng.choice(RELATION_WORDS[relation])} {second}?"
-            return Query(kind="relation", text=text, answer="yes" if relation in held else "no")
+            return Query(
+                kind="relation",
+                text=text,
+                answer="yes" if relation in held else "no",
+                mentions=(Mention(first, a), Mention(second, b)),
+            )
     return None
 
 
@@ -121,6 +172,7 @@ def _ask_position(rng: Random, scene: Scene) -> Query | None:
         kind="position",
         text=rng.choice(forms).format(pointed),
         answer=region(thing, scene.width, scene.height),
+        mentions=(Mention(pointed, thing),),
     )
 
 

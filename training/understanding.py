@@ -5,13 +5,14 @@ pictures, the meaning of prompts without a picture, and the outcome of instructi
 parts that are thrown away later ask what stands in each cell of a picture: one asks the vision tower, which
 at this size finds shapes very late without it; one asks the bridged layers' keys and values as the generation
 side will; and one asks the values of image tokens for their place, without which answers about places stay
-guesses.
+guesses. A last one asks the words that mean a thing, half-way up, what and where it is: what a question is
+about is found before it is answered.
 
 Shapes: T packed tokens or cells, C width, R rows, V vocabulary, P bridged layers, K key heads, D head dim.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,110 +32,16 @@ from model.qwen_vl.processor import Processor
 from model.qwen_vl.token_prompt import TokenPrompt
 from model.qwen_vl.tokenizer import Tokenizer
 from training.canvas import Canvas
-from training.captions import CAPTIONS
-from training.cells import PLACES, Cells, Reader, cell_labels
+from training.captions import taught
+from training.cells import PLACES, VALUES, Cells, Reader, cell_labels, thing_labels
 from training.edits import EDITS
-from training.english import parse
+from training.lessons import Lesson, Lessons, learnt_places, pointed
 from training.questions import SCORED_QUESTIONS, Query, question
+from training.scenes import any_scene
 from training.schedule import MicroBatch
 from training.sheets import Sheet
 from training.team import Figures
-from training.world import BACKGROUNDS, CELL, Scene, build, random_kind, render
-
-SIZES = ((64, 64), (64, 64), (64, 64), (96, 64), (64, 96))
-ASSISTANT = "<|im_start|>assistant\n"
-END = "<|im_end|>"
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """A beginning and its continuations, which do not see each other.
-
-    Attributes:
-        branches: Tokens that ask, and tokens that answer; only the answer is learnt.
-    """
-
-    prompt: TokenPrompt
-    branches: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
-
-    @property
-    def num_learnt(self) -> int:
-        """Tokens that are learnt."""
-        return sum(len(answer) for _, answer in self.branches)
-
-
-class Lessons:
-    """Makes lessons out of scenes, in the very templates that serving uses."""
-
-    def __init__(
-        self, processor: Processor, tokenizer: Tokenizer, question_weights: Mapping[str, float]
-    ) -> None:
-        self.processor, self.tokenizer = processor, tokenizer
-        self.kinds, self.weights = list(question_weights), list(question_weights.values())
-
-    def questions(self, rng: Random, count: int) -> Lesson:
-        """Several questions about one picture."""
-        scene = any_scene(rng)
-        queries: list[Query] = []
-        while len(queries) < count:
-            query = question(rng, scene, rng.choices(self.kinds, self.weights)[0])
-            if query is not None:
-                queries.append(query)
-        pairs = ((f"{query.text}{END}\n{ASSISTANT}", query.answer) for query in queries)
-        return Lesson(self._about(scene), tuple(self._branch(*pair) for pair in pairs))
-
-    def description(self, rng: Random) -> Lesson:
-        """All that one picture shows."""
-        scene = any_scene(rng)
-        query = question(rng, scene, "description")
-        assert query is not None, "every scene can be described"
-        return Lesson(self._about(scene), (self._branch(f"{query.text}{END}\n{ASSISTANT}", query.answer),))
-
-    def meaning(self, rng: Random) -> Lesson:
-        """What a prompt demands, told without a picture."""
-        caption = rng.choice(list(CAPTIONS.values()))(rng, Canvas())
-        prompt = self.processor.encode(Prompt.draw(caption.text))
-        return Lesson(prompt, (self._branch(ASSISTANT, parse(caption.wish)),))
-
-    def outcome(self, rng: Random) -> Lesson:
-        """What an instruction makes of a picture, as far as it decides."""
-        edit = rng.choice(list(EDITS.values()))(rng, Canvas(lattice=rng.random() < 0.6))
-        prompt = self.processor.encode(Prompt.draw(edit.text, (render(edit.before),)))
-        return Lesson(prompt, (self._branch(ASSISTANT, parse(edit.wish)),))
-
-    def _about(self, scene: Scene) -> TokenPrompt:
-        whole = self.processor.encode(Prompt.ask("", (render(scene),)))
-        tail = len(self.tokenizer.encode(f"{END}\n{ASSISTANT}", []))
-        return TokenPrompt(tokens=whole.tokens[:-tail], images=whole.images)
-
-    def _branch(self, ask: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return tuple(self.tokenizer.encode(ask, [])), tuple(self.tokenizer.encode(answer + END, []))
-
-
-def any_scene(rng: Random) -> Scene:
-    """Draw a scene: random things, or one that a caption or an instruction speaks of."""
-    width, height = rng.choice(SIZES)
-    canvas = Canvas(width=width, height=height, lattice=rng.random() < 0.4)
-    if rng.random() < 0.3:
-        return rng.choice(list(CAPTIONS.values()))(rng, canvas).scene
-    background = rng.choice(BACKGROUNDS)
-    kinds = [random_kind(rng, background) for _ in range(rng.choice((1, 2, 2, 3, 3, 4)))]
-    if rng.random() < 0.3:
-        kinds[-1] = kinds[0]
-    return build(rng, background, kinds, width=width, height=height, lattice=canvas.lattice)
-
-
-def learnt_places(lessons: Sequence[Lesson]) -> tuple[list[int], list[int]]:
-    """Return where in the packed branches an answer's token comes next, and that token."""
-    places: list[int] = []
-    targets: list[int] = []
-    end = 0
-    for lesson in lessons:
-        for ask, answer in lesson.branches:
-            end += len(ask) + len(answer) - 1
-            places += range(end - len(answer), end)
-            targets += answer
-    return places, targets
+from training.world import BACKGROUNDS, CELL, Scene, Thing, render
 
 
 class UnderstandingStage:
@@ -162,6 +69,7 @@ class UnderstandingStage:
         cell_pictures: int,
         readings: int,
         calm: float,
+        odd: float,
     ) -> None:
         tokenizer = Tokenizer.from_folder(tokenizer_folder)
         assert tokenizer is not None, f"no tokenizer in {tokenizer_folder}"
@@ -172,15 +80,22 @@ class UnderstandingStage:
         self.reader = Reader(self.expert.config, bridged)
         width = self.expert.config.num_key_value_heads * self.expert.config.head_dim
         self.places = nn.ModuleList(Cells(width, PLACES) for _ in bridged)
+        self.pointers = Cells(self.expert.config.hidden_size, VALUES)
         self.module: nn.Module = nn.ModuleDict(
-            {"expert": self.expert, "cells": self.cells, "reader": self.reader, "places": self.places}
+            {
+                "expert": self.expert,
+                "cells": self.cells,
+                "reader": self.reader,
+                "places": self.places,
+                "pointers": self.pointers,
+            }
         )
         self.cell_pictures, self.readings, self.calm = cell_pictures, readings, calm
         self.tokenizer = tokenizer
         self.processor = Processor(
             self.expert.config, tokenizer, draw_template=draw_template, max_prompt_tokens=1024
         )
-        self.lessons = Lessons(self.processor, tokenizer, questions)
+        self.lessons = Lessons(self.processor, tokenizer, questions, odd)
         self.questions_per_picture = questions_per_picture
 
     def loss(self, batch: MicroBatch) -> tuple[Tensor, Figures]:
@@ -192,18 +107,43 @@ class UnderstandingStage:
             for make in (lessons.description, lessons.meaning, lessons.outcome)
         ]
         names = ("answers", "description", "meaning", "outcome")
-        losses = dict(zip(names, (*self.learn(asked), *self.learn(*told)), strict=True))
+        with self._half_way() as passed:
+            losses = dict(zip(names, (*self.learn(asked), *self.learn(*told)), strict=True))
+        lessons_told = [lesson for group in told for lesson in group]
+        losses["pointers"] = self._point(zip(passed, (asked, lessons_told), strict=True))
         losses["cells"], size = self._see_cells(rng, self.cell_pictures * batch.size)
         losses["readings"], losses["places"] = self._read_cells(rng, self.readings * batch.size)
         total = sum(losses.values()) + losses["answers"] + self.calm * size
         figures = losses | {"feature_size": size.sqrt()}
         return total, {name: value.item() for name, value in figures.items()}
 
+    @contextmanager
+    def _half_way(self) -> Iterator[list[Tensor]]:
+        """Keep what leaves the middle layer, [T, C] for each call of the expert."""
+        passed: list[Tensor] = []
+        layers = self.expert.model.layers
+        handle = layers[len(layers) // 2 - 1].register_forward_hook(lambda *call: passed.append(call[-1]))
+        try:
+            yield passed
+        finally:
+            handle.remove()
+
+    def _point(self, calls: Iterable[tuple[Tensor, Sequence[Lesson]]]) -> Tensor:
+        """Return the loss on what is meant by the words for things, and where it is to half a cell."""
+        features: list[Tensor] = []
+        things: list[tuple[Scene, Thing | None]] = []
+        for hidden_TC, lessons in calls:
+            places, meant = pointed(lessons)
+            features.append(hidden_TC[torch.tensor(places, dtype=torch.long)])
+            things += meant
+        loss: Tensor = self.pointers(torch.cat(features), thing_labels(things, CELL // 2))
+        return loss
+
     def _see_cells(self, rng: Random, count: int) -> tuple[Tensor, Tensor]:
         """Return the loss on what stands in cells, and the mean square of the vision features."""
         vision = self.expert.config.vision
         assert vision is not None, "the expert learns to see"
-        scenes = [any_scene(rng) for _ in range(count)]
+        scenes = [any_scene(rng, odd=self.lessons.odd) for _ in range(count)]
         features_TC = self.expert.see([cut(render(scene), vision) for scene in scenes])
         loss = self.cells(features_TC, cell_labels(scenes, vision.merged_size))
         return loss, features_TC.float().square().mean()
@@ -217,7 +157,7 @@ class UnderstandingStage:
         scenes: list[Scene] = []
         befores: list[Scene] = []
         for _ in range(count):
-            caption = rng.choice(list(CAPTIONS.values()))(rng, Canvas())
+            caption = taught(rng, Canvas())
             prompts.append(Prompt.draw(caption.text))
             scenes.append(caption.scene)
         for _ in range(count // 2):

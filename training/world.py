@@ -7,6 +7,7 @@ Positions are in pixels from the top left corner, x to the right, y down.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from random import Random
 
@@ -81,6 +82,34 @@ OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     "diamond": ((0.0, -1.24), (0.92, 0.0), (0.0, 1.24), (-0.92, 0.0)),
 }
 """Corners of each shape around its centre, for radius 1."""
+BETWEEN = "~"
+"""Joins two shapes to the name of the one half-way between them."""
+
+
+@lru_cache(maxsize=256)
+def outline(shape: str) -> tuple[tuple[float, float], ...]:
+    """Return a shape's corners for radius 1: of one that has a name, or of one between two."""
+    if shape in OUTLINES:
+        return OUTLINES[shape]
+    first, second = shape.split(BETWEEN)
+    angles = [math.tau * i / 60 for i in range(60)]
+    reaches = [(_reach_at(first, angle) + _reach_at(second, angle)) / 2 for angle in angles]
+    return tuple((r * math.cos(a), r * math.sin(a)) for r, a in zip(reaches, angles, strict=True))
+
+
+def _reach_at(shape: str, angle: float) -> float:
+    """Return how far a shape reaches in a direction: every ray from the centre leaves it once."""
+    x, y = math.cos(angle), math.sin(angle)
+    corners = OUTLINES[shape]
+    reaches = []
+    for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
+        dx, dy = bx - ax, by - ay
+        across = x * dy - y * dx
+        if abs(across) > 1e-9:
+            along, on = (ax * dy - ay * dx) / across, (ax * y - ay * x) / across
+            if along > 0 and -1e-9 <= on <= 1 + 1e-9:
+                reaches.append(along)
+    return max(reaches)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -97,7 +126,12 @@ class Thing:
     @property
     def reach(self) -> float:
         """Distance from the centre to the furthest corner, in pixels."""
-        return self.radius * max(math.hypot(x, y) for x, y in OUTLINES[self.shape])
+        return self.radius * max(math.hypot(x, y) for x, y in outline(self.shape))
+
+    def names(self, attribute: str) -> bool:
+        """Say whether there is a word for the thing's shape, colour or size."""
+        known = {"shape": SHAPES, "colour": COLOURS, "size": tuple(RADII)}
+        return getattr(self, attribute) in known[attribute]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +178,9 @@ def render(scene: Scene, *, oversampling: int = 4) -> Image.Image:
     for thing in scene.things:
         corners = [
             ((thing.x + x * thing.radius) * scale - 0.5, (thing.y + y * thing.radius) * scale - 0.5)
-            for x, y in OUTLINES[thing.shape]
+            for x, y in outline(thing.shape)
         ]
-        pen.polygon(corners, fill=PALETTE[thing.colour])
+        pen.polygon(corners, fill=PALETTE.get(thing.colour, thing.colour))
     return canvas.reduce(scale)
 
 

@@ -7,6 +7,7 @@ from training.world import (
     BACKGROUNDS,
     HELD_OUT,
     PALETTE,
+    SHAPES,
     Kind,
     Scene,
     Thing,
@@ -71,3 +72,14 @@ def test_relations_are_opposite_seen_from_the_other_side() -> None:
 def test_a_region_names_the_ninth_that_holds_the_centre() -> None:
     assert region(Thing("star", "red", "small", 5, 60, 5), 64, 64) == "bottom left"
     assert region(Thing("star", "red", "small", 48, 32, 5), 96, 64) == "centre"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_half_way_to_itself_is_itself(shape: str) -> None:
+    """So what lies between two is right in every direction."""
+    known, between = (
+        render(Scene("white", (Thing(each, "red", "large", 32, 32, 20),)))
+        for each in (shape, f"{shape}~{shape}")
+    )
+    apart = [abs(a - b) for a, b in zip(known.tobytes(), between.tobytes(), strict=True)]
+    assert sum(apart) / len(apart) < 2
