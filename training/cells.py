@@ -3,7 +3,8 @@
 Shapes: T packed cells, C width, U packed understanding tokens, H query heads, K key heads, D head dim.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import product
 
 import torch
@@ -15,17 +16,15 @@ from model.hbridge.contexts import PackedContexts
 from model.hbridge.positions import bridge_ids
 from model.qwen_vl.config import QwenVLConfig
 from model.rope import mrope_table, rotate_half
-from training.world import CELL, COLOURS, RADII, REGIONS, SHAPES, Scene, Thing, region
+from training.world import CELL, NAMES, REGIONS, Scene, Thing, region
 
 MAX_SIDE = 16
 """Cells along a side of the largest picture."""
 SIDE = tuple(map(str, range(MAX_SIDE)))
-KINDS = {"shape": SHAPES, "colour": COLOURS, "size": tuple(RADII)}
-"""What is said of the thing in a cell."""
 PLACES = {"region": tuple(name for row in REGIONS for name in row), "row": SIDE, "column": SIDE}
 """Where the thing, and the cell itself, lies. The vision tower cannot know: its positions are relative, and
 on a plain ground all that it could compare looks alike. The decoder can, from where the image begins."""
-VALUES = KINDS | PLACES
+VALUES = NAMES | PLACES
 NAMELESS = -100
 """Label of a value without a name."""
 
@@ -33,7 +32,7 @@ NAMELESS = -100
 class Cells(nn.Module):
     """A linear head for each attribute of what stands in a cell."""
 
-    def __init__(self, width: int, values: Mapping[str, Sequence[str]] = KINDS) -> None:
+    def __init__(self, width: int, values: Mapping[str, Sequence[str]] = NAMES) -> None:
         super().__init__()
         self.heads = nn.ModuleDict({name: nn.Linear(width, len(each) + 1) for name, each in values.items()})
 
@@ -49,6 +48,17 @@ def _loss(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
     named_T = cross_entropy(logits_TV, labels_T, ignore_index=NAMELESS, reduction="none")
     even_T = -logits_TV.log_softmax(-1)[:, 1:].mean(-1)
     return torch.where(labels_T == NAMELESS, even_T, named_T)
+
+
+@contextmanager
+def leaving(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Keep what leaves a layer, call by call, for heads to be asked about it."""
+    passed: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda *call: passed.append(call[-1]))
+    try:
+        yield passed
+    finally:
+        handle.remove()
 
 
 def cell_labels(scenes: Sequence[Scene], side: int) -> dict[str, Tensor]:

@@ -21,9 +21,9 @@ from torch import Tensor
 from model.images import to_tensor
 from training.canvas import Canvas
 from training.captions import CAPTIONS, DESCRIBED, describing
-from training.cells import KINDS, cell_labels
+from training.cells import cell_labels
 from training.edits import EDITS
-from training.world import CELL, Scene, render
+from training.world import CELL, NAMES, Scene, render
 
 CAPTION_WEIGHTS = {
     "single": 0.2, "colours": 0.1, "two_objects": 0.15, "counting": 0.15, "position": 0.2, "binding": 0.2,
@@ -100,7 +100,7 @@ class Shelf:
     def cells(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return what stands in the cells of the pictures to make, packed, as cell_labels says it."""
         labels_ACN = torch.from_numpy(self._cells[list(indices)].astype(np.int64)).movedim(1, 0)
-        return {name: each.flatten() for name, each in zip(KINDS, labels_ACN, strict=True)}
+        return {name: each.flatten() for name, each in zip(NAMES, labels_ACN, strict=True)}
 
 
 def fill_shelf(folder: Path, group: Group, vae: Any) -> None:
@@ -109,7 +109,7 @@ def fill_shelf(folder: Path, group: Group, vae: Any) -> None:
     _fill_cells(folder / f"{group.name}-cells.npy", group)
     for side in ("after", "before") if group.is_edit else ("after",):
         path = folder / f"{group.name}-{side}.npy"
-        if path.exists() and len(np.load(path, mmap_mode="r")) >= group.count:
+        if holds(path, group.count):
             continue
         latents: list[NDArray[np.float16]] = []
         starts = range(0, group.count, ENCODED_AT_ONCE)
@@ -117,21 +117,28 @@ def fill_shelf(folder: Path, group: Group, vae: Any) -> None:
             indices = range(start, min(start + ENCODED_AT_ONCE, group.count))
             scenes = [getattr(sample(group, index), side) for index in indices]
             latents.append(encode(vae, [render(scene) for scene in scenes]).numpy().astype(np.float16))
-        partial = path.with_suffix(".partial.npy")
-        np.save(partial, np.concatenate(latents))
-        partial.rename(path)
+        write_array(path, np.concatenate(latents))
 
 
 def _fill_cells(path: Path, group: Group) -> None:
-    if path.exists() and len(np.load(path, mmap_mode="r")) >= group.count:
+    if holds(path, group.count):
         return
     told = [
         cell_labels([sample(group, index).after], CELL)
         for index in track(range(group.count), description=f"telling {group.name}")
     ]
-    labels = np.array([[each[name].tolist() for name in KINDS] for each in told], dtype=np.int8)
+    write_array(path, np.array([[each[name].tolist() for name in NAMES] for each in told], dtype=np.int8))
+
+
+def holds(path: Path, count: int) -> bool:
+    """Say whether a file holds this many rows, or more."""
+    return path.exists() and len(np.load(path, mmap_mode="r")) >= count
+
+
+def write_array(path: Path, values: NDArray[np.generic]) -> None:
+    """Write an array as a whole: what has the file's name is complete."""
     partial = path.with_suffix(".partial.npy")
-    np.save(partial, labels)
+    np.save(partial, values)
     partial.rename(path)
 
 

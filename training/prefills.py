@@ -29,7 +29,7 @@ from model.hbridge.family import HBridge
 from model.prompt import Prompt
 from model.qwen_vl.context import KVContext
 from model.qwen_vl.patches import cut
-from training.drawings import Group, Sample, sample
+from training.drawings import Group, Sample, holds, sample, write_array
 from training.world import render
 
 AT_ONCE = 64
@@ -103,7 +103,7 @@ def fill_prefills(folder: Path, group: Group, family: HBridge) -> None:
         raise ValueError(f"{folder} holds what another expert said; move it away and run stage prefill again")
     mark.write_text(ours)
     seen = folder / f"{group.name}-seen.npy"
-    if seen.exists() and len(np.load(seen, mmap_mode="r")) >= group.count:
+    if holds(seen, group.count):
         return
     _write_prompts(folder, f"{group.name}-asked", family, group.count, lambda i: asked(sample(group, i)))
     blanks = group.count if group.is_edit else 1
@@ -112,7 +112,7 @@ def fill_prefills(folder: Path, group: Group, family: HBridge) -> None:
         see(family, [render(sample(group, index).after) for index in indices]).numpy().astype(np.float16)
         for indices in _portions(group.count, f"looking at {group.name}")
     ]
-    _write(seen, np.concatenate(features))
+    write_array(seen, np.concatenate(features))
 
 
 def asked(each: Sample) -> Prompt:
@@ -158,20 +158,14 @@ def _write_prompts(
             kv.append(kv_LP2KD.numpy().astype(np.float16))
             places.append((end, end + context.num_tokens, context.next_id))
             end += context.num_tokens
-    _write(folder / f"{name}-kv.npy", np.concatenate(kv))
-    _write(folder / f"{name}-places.npy", np.array(places))
+    write_array(folder / f"{name}-kv.npy", np.concatenate(kv))
+    write_array(folder / f"{name}-places.npy", np.array(places))
 
 
 def _portions(count: int, description: str) -> Iterator[range]:
     starts = range(0, count, AT_ONCE)
     for start in track(starts, description=description):
         yield range(start, min(start + AT_ONCE, count))
-
-
-def _write(path: Path, values: NDArray[np.generic]) -> None:
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, values)
-    partial.rename(path)
 
 
 def _fingerprint(module: nn.Module) -> str:

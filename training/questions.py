@@ -11,7 +11,7 @@ from training.wishes import Want
 from training.world import (
     COLOURS,
     HELD_OUT,
-    RADII,
+    NAMES,
     RELATIONS,
     SHAPES,
     Scene,
@@ -20,8 +20,6 @@ from training.world import (
     region,
     relations,
 )
-
-ANSWERS = {"shape": SHAPES, "colour": COLOURS, "size": tuple(RADII)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +92,7 @@ def _ask_attribute(kind: str, forms: Sequence[str]) -> Callable[[Random, Scene],
         return Query(
             kind=kind,
             text=rng.choice(forms).format(pointed),
-            answer=getattr(thing, kind) if known else rng.choice(ANSWERS[kind]),
+            answer=getattr(thing, kind) if known else rng.choice(NAMES[kind]),
             mentions=(Mention(pointed, thing),),
         )
 

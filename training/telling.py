@@ -17,7 +17,7 @@ from torch import Tensor
 from model.attention import Backend
 from model.hbridge.network import HBridgeNetwork
 from training.bridge import BridgeStage, Given, Source
-from training.cells import KINDS, Cells
+from training.cells import Cells, leaving
 from training.schedule import MicroBatch
 from training.team import Figures
 
@@ -50,19 +50,15 @@ class TellingStage(BridgeStage):
         **options: Any,
     ) -> None:
         super().__init__(network, source, backend=backend, **options)
-        self.cells, self.cells_weight = Cells(network.config.generation.hidden_size, KINDS), cells_weight
+        self.cells, self.cells_weight = Cells(network.config.generation.hidden_size), cells_weight
         network.add_module("cells", self.cells)
         last = network.config.prefix_layers + max(network.config.pairs)
         self._told = network.gen.layers[last]
 
     def judge(self, given: Given, batch: MicroBatch) -> tuple[Tensor, Figures]:
         """Add what is told wrongly to the loss."""
-        passed: list[Tensor] = []
-        handle = self._told.register_forward_hook(lambda *call: passed.append(call[-1]))
-        try:
+        with leaving(self._told) as passed:
             loss, figures = super().judge(given, batch)
-        finally:
-            handle.remove()
         cells = cast(Drawn, given).cells
         x_RTh = torch.unflatten(passed[0], 0, (len(given.latents), -1))
         num_cells = len(cells["shape"]) // len(given.latents)

@@ -11,8 +11,7 @@ about is found before it is answered.
 Shapes: T packed tokens or cells, C width, R rows, V vocabulary, P bridged layers, K key heads, D head dim.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -33,7 +32,7 @@ from model.qwen_vl.token_prompt import TokenPrompt
 from model.qwen_vl.tokenizer import Tokenizer
 from training.canvas import Canvas
 from training.captions import taught
-from training.cells import PLACES, VALUES, Cells, Reader, cell_labels, thing_labels
+from training.cells import PLACES, VALUES, Cells, Reader, cell_labels, leaving, thing_labels
 from training.edits import EDITS
 from training.lessons import Lesson, Lessons, learnt_places, pointed
 from training.questions import SCORED_QUESTIONS, Query, question
@@ -107,7 +106,8 @@ class UnderstandingStage:
             for make in (lessons.description, lessons.meaning, lessons.outcome)
         ]
         names = ("answers", "description", "meaning", "outcome")
-        with self._half_way() as passed:
+        layers = self.expert.model.layers
+        with leaving(layers[len(layers) // 2 - 1]) as passed:
             losses = dict(zip(names, (*self.learn(asked), *self.learn(*told)), strict=True))
         lessons_told = [lesson for group in told for lesson in group]
         losses["pointers"] = self._point(zip(passed, (asked, lessons_told), strict=True))
@@ -116,17 +116,6 @@ class UnderstandingStage:
         total = sum(losses.values()) + losses["answers"] + self.calm * size
         figures = losses | {"feature_size": size.sqrt()}
         return total, {name: value.item() for name, value in figures.items()}
-
-    @contextmanager
-    def _half_way(self) -> Iterator[list[Tensor]]:
-        """Keep what leaves the middle layer, [T, C] for each call of the expert."""
-        passed: list[Tensor] = []
-        layers = self.expert.model.layers
-        handle = layers[len(layers) // 2 - 1].register_forward_hook(lambda *call: passed.append(call[-1]))
-        try:
-            yield passed
-        finally:
-            handle.remove()
 
     def _point(self, calls: Iterable[tuple[Tensor, Sequence[Lesson]]]) -> Tensor:
         """Return the loss on what is meant by the words for things, and where it is to half a cell."""

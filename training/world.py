@@ -30,6 +30,8 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black
 BACKGROUNDS = ("white", "black", "gray", "pink", "cyan", "green", "yellow", "blue")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 RADII = {"small": 5.0, "large": 8.5}
+NAMES = {"shape": SHAPES, "colour": COLOURS, "size": tuple(RADII)}
+"""What is said of a thing, and every word for it."""
 CELL = 16
 """Side of a lattice cell in pixels: one token of the diffusion transformer."""
 GAP = 3.0
@@ -130,8 +132,7 @@ class Thing:
 
     def names(self, attribute: str) -> bool:
         """Say whether there is a word for the thing's shape, colour or size."""
-        known = {"shape": SHAPES, "colour": COLOURS, "size": tuple(RADII)}
-        return getattr(self, attribute) in known[attribute]
+        return getattr(self, attribute) in NAMES[attribute]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from training.captions import CAPTIONS
-from training.cells import KINDS, cell_labels
+from training.cells import cell_labels
 from training.drawings import CAPTION_WEIGHTS, EDIT_WEIGHTS, Group, Shelf, encode, fill_shelf, sample
 from training.edits import EDITS
-from training.world import CELL, is_held_out, render
+from training.world import CELL, NAMES, is_held_out, render
 
 GROUPS = [Group(False, 64, 64, 100), Group(True, 64, 64, 100), Group(False, 96, 64, 100)]
 
@@ -70,5 +70,5 @@ def test_a_shelf_says_what_stands_in_the_cells_of_the_pictures_to_make(shelves: 
     for shelf in shelves:
         told = shelf.cells([4, 1])
         labels = cell_labels([sample(shelf.group, index).after for index in (4, 1)], CELL)
-        assert told.keys() == KINDS.keys()
+        assert told.keys() == NAMES.keys()
         assert all(torch.equal(told[name], labels[name]) for name in told)

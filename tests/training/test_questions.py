@@ -2,8 +2,8 @@ from random import Random
 
 import pytest
 
-from training.questions import ANSWERS, QUESTIONS, SCORED_QUESTIONS, question
-from training.world import COLOURS, SHAPES, Scene, Thing, random_scene
+from training.questions import QUESTIONS, SCORED_QUESTIONS, question
+from training.world import COLOURS, NAMES, SHAPES, Scene, Thing, random_scene
 
 SCENE = Scene(
     "green", (Thing("circle", "red", "large", 16, 32, 8.5), Thing("square", "blue", "small", 48, 32, 5))
@@ -75,7 +75,7 @@ def test_what_has_no_name_is_given_every_name(kind: str) -> None:
     rng = Random(9)
     odd = Thing("circle~star", "#804020", "large", 16, 16, 8)
     asked = [query for query in (question(rng, Scene("white", (odd,)), kind) for _ in range(200)) if query]
-    assert {query.answer for query in asked} == set(ANSWERS[kind])
+    assert {query.answer for query in asked} == set(NAMES[kind])
 
 
 def test_what_training_never_shows_it_does_not_deny_either() -> None:
