@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+from training.oddities import oddly
 from training.world import Kind, Scene, build, kind_of, random_kind
 
 
@@ -14,18 +15,22 @@ class Canvas:
     Attributes:
         held_out: One thing is of a held-out pair; otherwise none is.
         lattice: Things stand near the centres of the lattice's cells.
+        odd: Share of scenes in which things may be of shapes or colours without a name.
     """
 
     width: int = 64
     height: int = 64
     held_out: bool = False
     lattice: bool = True
+    odd: float = 0.0
 
     def kinds(self, rng: Random, background: str, count: int) -> list[Kind]:
         """Draw kinds for a scene."""
         kinds = [random_kind(rng, background) for _ in range(count)]
         if self.held_out and kinds:
             kinds[rng.randrange(count)] = random_kind(rng, background, held_out=True)
+        if self.odd and rng.random() < self.odd:
+            kinds = [oddly(rng, kind) for kind in kinds]
         return kinds
 
     def scene(self, rng: Random, background: str, kinds: Sequence[Kind]) -> Scene:

@@ -31,6 +31,8 @@ CAPTION_WEIGHTS = {
 EDIT_WEIGHTS = {
     "recolour": 0.2, "replace": 0.2, "remove": 0.15, "add": 0.2, "move": 0.15, "background": 0.1,
 }  # fmt: skip
+ODD = 0.5
+"""Share of edits in which things may have no name: what is not spoken of stays what it is, whatever it is."""
 ENCODED_AT_ONCE = 64
 
 
@@ -65,7 +67,7 @@ class Sample:
 def sample(group: Group, index: int) -> Sample:
     """Make the sample of an index; none shows a held-out pair."""
     rng = Random(f"{group.name} {index}")
-    canvas = Canvas(width=group.width, height=group.height)
+    canvas = Canvas(width=group.width, height=group.height, odd=ODD if group.is_edit else 0.0)
     if group.is_edit:
         edit = EDITS[_chosen(rng, EDIT_WEIGHTS)](rng, canvas)
         return Sample(edit.text, edit.after, edit.before)

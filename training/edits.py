@@ -160,7 +160,7 @@ def replace_thing(rng: Random, canvas: Canvas) -> Edit:
         shows = colour != scene.background and not is_held_out(new)
         if shows and fits(new, target.rest, scene.width, scene.height):
             break
-    is_named = colour != old.colour or rng.random() < 0.4
+    is_named = colour != old.colour or (new.names("colour") and rng.random() < 0.4)
     want = Want(shape=shape, colour=colour if is_named else None)
     text = rng.choice(REPLACINGS).format(target.words, with_article(noun(rng, want)))
     return Edit(

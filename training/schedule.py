@@ -6,6 +6,7 @@ from random import Random
 import torch
 
 from training.errors import TrainingRefused
+from training.optimizers import OptimizerName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Schedule:
         batch: Samples in a step.
         micro_batch: Samples that are computed at once; None computes the whole batch at once. The processes
             of a team share the micro-batches of a step.
+        optimizer: What moves the weights.
         learning_rate: Peak; reached after `warmup` steps, held, then let down to 0 over the last
             `decay` share of the steps.
         ema: Share of the old average kept at each step.
@@ -64,6 +66,7 @@ class Schedule:
     steps: int
     batch: int
     micro_batch: int | None = None
+    optimizer: OptimizerName = "adamw"
     learning_rate: float
     warmup: int = 200
     decay: float = 0.3

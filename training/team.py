@@ -24,6 +24,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
 
+from training.errors import TrainingRefused
+
 Figures = dict[str, float]
 State = dict[str, Any]
 WHOLE = "state.pt"
@@ -80,27 +82,38 @@ class Team:
         distributed.all_gather_object(everyones, mine)
         return [figures for turn in zip(*everyones, strict=True) for figures in turn]
 
-    def save(self, folder: Path, state: State, module: nn.Module, optimizer: Optimizer) -> None:
+    def save(self, folder: Path, state: State, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Keep a state that a run can go on from; it is there as a whole or not at all."""
         if self.rank == 0:
             partial = folder / f"{WHOLE}.partial"
-            torch.save({**state, "optimizer": optimizer.state_dict()}, partial)
+            kept = [optimizer.state_dict() for optimizer in optimizers]
+            torch.save({**state, "optimizers": kept}, partial)
             partial.replace(folder / WHOLE)
 
-    def load(self, folder: Path, state: State, module: nn.Module, optimizer: Optimizer) -> State | None:
-        """Return the state that was kept last, None if there is none, and put the optimiser's back.
+    def load(
+        self, folder: Path, state: State, module: nn.Module, optimizers: Sequence[Optimizer]
+    ) -> State | None:
+        """Return the state that was kept last, None if there is none, and put the optimisers' back.
 
         Args:
             folder: Of the run.
             state: What a state looks like.
             module: What is trained.
-            optimizer: Of its parameters.
+            optimizers: Of its parameters.
+
+        Raises:
+            TrainingRefused: They are others than those that the run had.
         """
         if not (folder / WHOLE).exists():
             return None
         kept: State = torch.load(folder / WHOLE, weights_only=True, map_location=self.device)
-        if "optimizer" in kept:
-            optimizer.load_state_dict(kept["optimizer"])
+        if "optimizers" in kept:
+            if len(kept["optimizers"]) != len(optimizers):
+                raise TrainingRefused(
+                    f"{folder} was trained by another optimizer: name that one, or start anew"
+                )
+            for optimizer, its in zip(optimizers, kept["optimizers"], strict=True):
+                optimizer.load_state_dict(its)
         return kept
 
 
@@ -157,14 +170,14 @@ class Shards(Team):
         """Fill in gradients of 0; the others were averaged on the way back."""
         _fill_gradients(parameters)
 
-    def save(self, folder: Path, state: State, module: nn.Module, optimizer: Optimizer) -> None:
+    def save(self, folder: Path, state: State, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Keep a state, every process its part; the one before goes when this one is there."""
         target = folder / f"state-{state['step']:07d}"
         partial = folder / "state.partial"
         if self.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
         distributed.barrier()
-        whole = {**state, "optimizer": get_optimizer_state_dict(module, optimizer)}
+        whole = {**state, "optimizers": get_optimizer_state_dict(module, optimizers)}
         state_dict_saver.save(whole, checkpoint_id=partial)
         if self.rank == 0:
             before = _states(folder)
@@ -175,13 +188,15 @@ class Shards(Team):
                     shutil.rmtree(old)
         distributed.barrier()
 
-    def load(self, folder: Path, state: State, module: nn.Module, optimizer: Optimizer) -> State | None:
+    def load(
+        self, folder: Path, state: State, module: nn.Module, optimizers: Sequence[Optimizer]
+    ) -> State | None:
         """Return the state that was kept last; it may have been kept by a team of another size."""
         if not (states := _states(folder)):
             return None
-        whole = {**state, "optimizer": get_optimizer_state_dict(module, optimizer)}
+        whole = {**state, "optimizers": get_optimizer_state_dict(module, optimizers)}
         state_dict_loader.load(whole, checkpoint_id=states[-1])
-        set_optimizer_state_dict(module, optimizer, whole.pop("optimizer"))
+        set_optimizer_state_dict(module, optimizers, whole.pop("optimizers"))
         return whole
 
 

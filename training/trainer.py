@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from training.average import Average, fill, trained, whole
 from training.errors import TrainingRefused
+from training.optimizers import optimizers
 from training.schedule import MicroBatch, Schedule
 from training.team import Figures, Team
 
@@ -54,14 +55,9 @@ class Trainer:
             raise TrainingRefused(
                 f"{self.team.size} processes cannot share {count} micro-batches: change batch or micro_batch"
             )
-        self.parameters = [p for _, p in trained(stage.module)]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=schedule.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=schedule.weight_decay,
-            fused=True,
-        )
+        named = trained(stage.module)
+        self.parameters = [p for _, p in named]
+        self.optimizers = optimizers(schedule.optimizer, named, weight_decay=schedule.weight_decay)
         self.average = Average(stage.module)
         self.step = 0
         self.seconds = 0.0
@@ -82,7 +78,7 @@ class Trainer:
                 if self._is_due(self.schedule.look_every) and self.team.looks:
                     self._log(board, self._look())
                 if self._is_due(self.schedule.save_every):
-                    self.team.save(self.folder, self._state(), self.stage.module, self.optimizer)
+                    self.team.save(self.folder, self._state(), self.stage.module, self.optimizers)
         fill(self.stage.module, self.average.shadow)
 
     def _is_due(self, every: int) -> bool:
@@ -91,8 +87,9 @@ class Trainer:
     def _advance(self) -> tuple[list[Figures], Tensor]:
         """Take a step; return figures of this process's micro-batches and the norm of all gradients."""
         begun = time.perf_counter()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.schedule.rate(self.step)
         self.stage.module.train()
         batches = self.schedule.micro_batches(self.step)[self.team.rank :: self.team.size]
         mine: list[Figures] = []
@@ -103,8 +100,9 @@ class Trainer:
             mine.append({"loss": loss.item(), **figures})
         self.team.average(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.average.update(self.stage.module, self.schedule.ema)
         self.step += 1
         self.seconds += time.perf_counter() - begun
@@ -138,7 +136,7 @@ class Trainer:
 
     def _load(self) -> None:
         """Go on from a state; one that holds an average alone (`Recipe.unpack` leaves such) is a start."""
-        state = self.team.load(self.folder, self._state(), self.stage.module, self.optimizer)
+        state = self.team.load(self.folder, self._state(), self.stage.module, self.optimizers)
         if state is None:
             return
         if "module" not in state:

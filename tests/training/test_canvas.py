@@ -3,7 +3,7 @@ from random import Random
 import pytest
 
 from training.canvas import Canvas
-from training.world import is_held_out, kind_of
+from training.world import Kind, is_held_out, kind_of
 
 
 @pytest.mark.parametrize("held_out", [False, True])
@@ -27,3 +27,17 @@ def test_scenes_have_the_size_of_the_canvas() -> None:
     rng = Random(2)
     scene = canvas.scene(rng, "pink", canvas.kinds(rng, "pink", 2))
     assert (scene.width, scene.height, scene.background) == (96, 64, "pink")
+
+
+def test_things_have_no_name_only_on_a_canvas_that_lets_them() -> None:
+    def is_odd(kind: Kind) -> bool:
+        return kind.colour.startswith("#") or "~" in kind.shape
+
+    rng = Random(3)
+    shares = [
+        sum(any(map(is_odd, Canvas(odd=odd).kinds(rng, "gray", 2))) for _ in range(200)) / 200
+        for odd in (0.0, 0.5, 1.0)
+    ]
+    assert shares[0] == 0
+    assert 0.3 < shares[1] < 0.65
+    assert shares[2] > 0.9
