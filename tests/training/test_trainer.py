@@ -87,7 +87,9 @@ def test_an_average_alone_is_a_start(tmp_path: Path) -> None:
 def test_a_run_ends_with_the_averaged_weights_in_the_module(tmp_path: Path) -> None:
     trainer = run(tmp_path)
     assert torch.equal(trainer.stage.linear.weight, trainer.average.shadow["0.weight"])
-    assert not torch.equal(trainer.stage.linear.weight, torch.load(tmp_path / "state.pt")["module"]["0.weight"])
+    assert not torch.equal(
+        trainer.stage.linear.weight, torch.load(tmp_path / "state.pt")["module"]["0.weight"]
+    )
 
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
