@@ -5,9 +5,9 @@ import pytest
 
 from training.canvas import Canvas
 from training.edits import EDITS, Target
-from training.world import Scene, Thing, is_held_out
+from training.world import BETWEEN, Scene, Thing, is_held_out
 
-CANVASES = [Canvas(), Canvas(held_out=True), Canvas(width=96, height=64, lattice=False)]
+CANVASES = [Canvas(), Canvas(odd=1.0), Canvas(held_out=True), Canvas(width=96, height=64, lattice=False)]
 
 
 @pytest.mark.parametrize("operation", EDITS)
@@ -52,3 +52,11 @@ def test_a_target_is_exchanged_for_what_comes_in_its_place() -> None:
     assert target.thing == old
     assert target.becomes(new).things == (rest, new)
     assert target.becomes().things == (rest,)
+
+
+@pytest.mark.parametrize("operation", EDITS)
+def test_an_instruction_speaks_only_of_what_has_a_name(operation: str) -> None:
+    rng, canvas = Random(5), Canvas(odd=1.0)
+    for _ in range(50):
+        text = EDITS[operation](rng, canvas).text
+        assert not {"#", BETWEEN} & set(text), text

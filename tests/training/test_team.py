@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from tests.training import team_run
+from training.errors import TrainingRefused
 from training.team import Shards, Team, leave, read_average
+from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,6 +86,13 @@ def test_only_the_last_state_is_left_and_half_a_state_is_passed_over(alone: Path
     (tmp_path / "split/state.partial").mkdir()
     assert team_run.learn(tmp_path / "split", split=True).step == 6
     assert read_average(tmp_path / "split").keys() == read_average(alone / "split").keys()
+
+
+def test_split_weights_refuse_an_optimizer_that_needs_whole_ones(tmp_path: Path) -> None:
+    stage, team = team_run.Curve(), Shards.join()
+    team.shard(stage.module, stage.module.layers, bfloat16=False)
+    with pytest.raises(TrainingRefused, match="use adamw"):
+        Trainer(stage, replace(team_run.SCHEDULE, optimizer="muon"), tmp_path, team)
 
 
 def test_bfloat16_computes_roughly_the_same_and_keeps_float32(alone: Path, tmp_path: Path) -> None:
