@@ -80,13 +80,13 @@ def counting(rng: Random, canvas: Canvas) -> Caption:
     count = rng.choice((2, 2, 3, 3, 4, 4, 1))
     model = canvas.kinds(rng, ground, 1)[0]
     kinds = [replace(model, size=rng.choice(tuple(RADII))) for _ in range(count)]
-    want = Want(shape=model.shape, colour=model.colour)
+    want = Want.like(model, "shape", "colour")
     if not canvas.held_out and rng.random() < 0.35:
         kinds = [_other_colour(rng, kind, ground) for kind in kinds]
-        want = Want(shape=model.shape)
+        want = Want.like(model, "shape")
     elif rng.random() < 0.3:
         kinds = [model] * count
-        want = Want(shape=model.shape, colour=model.colour, size=model.size)
+        want = Want.like(model, "shape", "colour", "size")
     scene = canvas.scene(rng, ground, kinds)
     wish = Wish(wants=(want,) * count, background=_background(rng, scene))
     text = f"{rng.choice((NUMBER_WORDS[count], NUMBER_WORDS[count], str(count)))} {noun(rng, want, count)}"

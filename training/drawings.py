@@ -31,8 +31,6 @@ CAPTION_WEIGHTS = {
 EDIT_WEIGHTS = {
     "recolour": 0.2, "replace": 0.2, "remove": 0.15, "add": 0.2, "move": 0.15, "background": 0.1,
 }  # fmt: skip
-ODD = 0.5
-"""Share of edits in which things may have no name: what is not spoken of stays what it is, whatever it is."""
 ENCODED_AT_ONCE = 64
 
 
@@ -42,17 +40,23 @@ class Group:
 
     Attributes:
         is_edit: Whether there is a picture before.
+        odd: Share of scenes in which things may be of shapes or colours without a name: words leave them
+            open, and what an instruction does not speak of stays what it is, whatever it is.
+        part: Tells groups of one task and one size apart.
     """
 
     is_edit: bool
     width: int
     height: int
     count: int
+    odd: float = 0.0
+    part: str = ""
 
     @property
     def name(self) -> str:
         """Name of its files."""
-        return f"{'edit' if self.is_edit else 'generate'}-{self.width}x{self.height}"
+        task = "edit" if self.is_edit else "generate"
+        return "-".join(filter(None, (task, f"{self.width}x{self.height}", self.part)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Sample:
 def sample(group: Group, index: int) -> Sample:
     """Make the sample of an index; none shows a held-out pair."""
     rng = Random(f"{group.name} {index}")
-    canvas = Canvas(width=group.width, height=group.height, odd=ODD if group.is_edit else 0.0)
+    canvas = Canvas(width=group.width, height=group.height, odd=group.odd)
     if group.is_edit:
         edit = EDITS[_chosen(rng, EDIT_WEIGHTS)](rng, canvas)
         return Sample(edit.text, edit.after, edit.before)

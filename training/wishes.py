@@ -10,7 +10,7 @@ from itertools import permutations
 from random import Random
 from typing import Self
 
-from training.world import Kind, Scene, Thing, region, relations
+from training.world import NAMES, Kind, Scene, Thing, region, relations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,12 @@ class Want:
         """Want just such a thing, wherever it stands."""
         return cls(shape=thing.shape, colour=thing.colour, size=thing.size)
 
+    @classmethod
+    def like(cls, thing: Thing | Kind, *attributes: str) -> Self:
+        """Want a thing like this one in some attributes, as far as there are words for them."""
+        alike = {name: getattr(thing, name) for name in attributes}
+        return cls(**{name: value for name, value in alike.items() if value in NAMES[name]})
+
     def holds(self, thing: Thing, width: int, height: int) -> bool:
         """Say whether a thing is as wanted."""
         return (
@@ -40,12 +46,9 @@ class Want:
 def draw_want(
     rng: Random, thing: Thing | Kind, *, size: float = 0.5, colour: float = 1.0, shape: float = 1.0
 ) -> Want:
-    """Want such a thing, each attribute with a probability of its own."""
-    return Want(
-        shape=thing.shape if rng.random() < shape else None,
-        colour=thing.colour if rng.random() < colour else None,
-        size=thing.size if rng.random() < size else None,
-    )
+    """Want a thing like this one, each attribute with a probability of its own."""
+    shares = {"shape": shape, "colour": colour, "size": size}
+    return Want.like(thing, *(name for name, share in shares.items() if rng.random() < share))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,11 @@ import pytest
 from training.canvas import Canvas
 from training.captions import CAPTIONS, described, describing, taught
 from training.detector import detect
-from training.world import is_held_out, render
+from training.world import BETWEEN, is_held_out, render
 
 KINDS = {**CAPTIONS, "described": described}
 
-CANVASES = [Canvas(), Canvas(held_out=True), Canvas(width=96, height=64, lattice=False)]
+CANVASES = [Canvas(), Canvas(odd=1.0), Canvas(held_out=True), Canvas(width=96, height=64, lattice=False)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -21,6 +21,13 @@ def test_a_caption_is_true_of_its_scene(kind: str, canvas: Canvas) -> None:
         assert caption.kind == kind
         assert caption.wish.is_met(caption.scene)
         assert any(map(is_held_out, caption.scene.things)) == canvas.held_out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_caption_leaves_open_what_has_no_name(kind: str) -> None:
+    rng = Random(5)
+    for _ in range(25):
+        assert not {"#", BETWEEN} & set(KINDS[kind](rng, Canvas(odd=1.0)).text)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,12 @@ from training.drawings import CAPTION_WEIGHTS, EDIT_WEIGHTS, Group, Shelf, encod
 from training.edits import EDITS
 from training.world import CELL, NAMES, is_held_out, render
 
-GROUPS = [Group(False, 64, 64, 100), Group(True, 64, 64, 100), Group(False, 96, 64, 100)]
+GROUPS = [
+    Group(False, 64, 64, 100),
+    Group(True, 64, 64, 100),
+    Group(False, 96, 64, 100),
+    Group(False, 64, 64, 100, odd=1.0, part="odd"),
+]
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -51,3 +51,8 @@ def test_a_drawn_want_names_what_is_certain_and_never_what_is_impossible() -> No
     for seed in range(20):
         assert draw_want(Random(seed), kind, size=1) == Want(shape="star", colour="green", size="small")
         assert draw_want(Random(seed), kind, size=0, colour=0, shape=0) == Want()
+
+
+def test_what_has_no_name_is_not_wanted() -> None:
+    kind = Kind("star~cross", "#804020", "small")
+    assert Want.like(kind, "shape", "colour", "size") == Want(size="small")
