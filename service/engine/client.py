@@ -9,16 +9,14 @@ from enum import StrEnum
 from typing import Protocol
 
 from model.family import Capabilities
-from service.engine.engine import Emit
 from service.engine.errors import EngineDraining, EngineNotReady, EngineRestarting
-from service.engine.job import Event, Failed, Finished, Job, ModelCard, Status
+from service.engine.job import Emit, Event, Failed, Finished, Job, ModelCard, Status
 from service.engine.observer import Observer
 
 log = logging.getLogger(__name__)
 
 
-Take = Callable[[Event], None]
-Follow = Callable[[Job], AbstractContextManager[Take]]
+Follow = Callable[[Job], AbstractContextManager[Emit]]
 """Goes along with a job: entered at its submission, given its events, left at its end by what ended it."""
 
 
@@ -248,5 +246,5 @@ class Client:
         log.error("model not loaded: %s", error, extra={"model": self.model_id})
 
 
-def _go_alone(job: Job) -> AbstractContextManager[Take]:
+def _go_alone(job: Job) -> AbstractContextManager[Emit]:
     return nullcontext(lambda event: None)

@@ -10,24 +10,22 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
-from PIL.Image import Image
-from torch import Tensor
 
 from model.drawing import Drawing
 from model.errors import ModelError
 from model.family import Family
-from model.images import to_pictures
 from model.request import Progress
+from service.engine.calls import Calls
 from service.engine.cost import CostModel, Load, Stage
-from service.engine.course import AnswerCourse, Course, DrawingCourse, Inputs
+from service.engine.course import AnswerCourse, Course, DrawingCourse
 from service.engine.errors import (
     DeadlineExceeded,
     DeadlineUnreachable,
@@ -36,11 +34,9 @@ from service.engine.errors import (
     InsufficientMemory,
     JobFailed,
 )
-from service.engine.job import Event, Failed, Finished, Job, LoadedModel, Preview, Status
+from service.engine.job import Emit, Event, Failed, Finished, Job, LoadedModel, Preview, Status
 from service.engine.memory import MemoryModel, Meter, free_bytes, held_and_needed
 from service.engine.observer import Observer
-from service.engine.prefix_cache import Ask, PrefixCache
-from service.engine.reference_cache import ReferenceCache
 from service.engine.scheduler import (
     PRIORITIES,
     Flow,
@@ -53,17 +49,14 @@ from service.engine.scheduler import (
 )
 from service.engine.stopwatch import Stopwatch
 from service.engine.tally import Tally
+from service.engine.ticket import Ticket
 
 log = logging.getLogger(__name__)
-
-Emit = Callable[[Event], None]
 
 NUM_THREADS = torch.get_num_threads()
 """PyTorch's choice, read before any thread makes one of its own, which new threads would take over."""
 HELD_SHARE = 0.5
 """Of the memory beside the weights, what jobs that have begun may hold between steps."""
-REFERENCE_SHARE = 0.125
-"""Of what is kept for later, the part for encoded references."""
 NUM_LEARNT = 64
 """Steps of a stage that all teach what it costs."""
 LEARNS_ONE_IN = 4
@@ -99,34 +92,6 @@ class EngineConfig:
     scheduling: SchedulerConfig = field(default_factory=SchedulerConfig)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Ticket:
-    """A job between submission and its last event.
-
-    Attributes:
-        needed_seconds: Device-seconds still to come, as far as costs are known.
-        held_bytes: Memory that it holds between steps, once it has begun; at most.
-        has_shown: Whether its first token or preview was told.
-        end: Its last event, once that is known.
-    """
-
-    job: Job
-    emit: Emit
-    course: Course
-    standing: Standing
-    needed_seconds: float
-    held_bytes: int
-    watch: Stopwatch
-    has_shown: bool = False
-    is_cancelled: bool = False
-    end: Event | None = None
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether it left the queue."""
-        return self.watch.stage != "queue"
-
-
 class Engine:
     """Runs jobs on a loaded model, many in one packed step.
 
@@ -142,14 +107,16 @@ class Engine:
         self.is_metering = False
         self._config = config
         self._tally = Tally(model.family)
-        self._family = cast(Family, self._tally)
         self._observer = Observer()
         self._changed = threading.Condition()
         self._tickets: dict[str, Ticket] = {}
         self._scheduler = Scheduler(config.scheduling, self.costs, fits=self._fits)
-        reference_bytes = int(REFERENCE_SHARE * config.max_cache_bytes)
-        self._references = ReferenceCache(self._family, max_bytes=reference_bytes)
-        self._contexts = PrefixCache(self._family, max_bytes=config.max_cache_bytes - reference_bytes)
+        self._calls = Calls(
+            cast(Family, self._tally),
+            self.costs,
+            max_cache_bytes=config.max_cache_bytes,
+            max_call_seconds=config.max_call_seconds,
+        )
         self._max_bytes = config.max_memory_bytes or free_bytes(model.card.device)
         self._is_stopping = False
         self._step: tuple[Step, float] | None = None
@@ -185,7 +152,7 @@ class Engine:
         return Status(
             waiting={priority: waiting[priority] for priority in PRIORITIES},
             queued_device_seconds=self._packing * sum(ticket.needed_seconds for ticket in tickets),
-            cache_bytes=self._contexts.num_bytes + self._references.num_bytes,
+            cache_bytes=self._calls.num_bytes,
         )
 
     def watch(self, observer: Observer) -> None:
@@ -452,6 +419,8 @@ class Engine:
     def _note_step(self, step: Step, seconds: float) -> None:
         """Tell the observer what a step was."""
         self._observer.stepped(step.stage, step.load, seconds)
+        if step.stage == "prefill":
+            self._observer.prefilled(*self._calls.take_prompts())
         self._observer.computed(self._tally.take(), seconds)
         fallbacks = self.model.runner.take_fallbacks() if self.model.runner else {}
         for reason, count in fallbacks.items():
@@ -471,14 +440,8 @@ class Engine:
 
     def _attempt(self, stage: Stage, tickets: Sequence[Ticket]) -> None:
         """Make one packed call; when it fails, one for each job, so that a bad job fails alone."""
-        calls: dict[Stage, Callable[[Sequence[Ticket]], Sequence[Any]]] = {
-            "prefill": self._prefill,
-            "denoise": self._denoise,
-            "decode": self._decode,
-            "answer": self._answer,
-        }
         try:
-            outcomes = calls[stage](tickets)
+            outcomes = self._calls.make(stage, tickets)
         except Exception as error:
             if len(tickets) == 1:
                 self._fail(tickets[0], error)
@@ -494,57 +457,6 @@ class Engine:
                 ticket.course.take(outcome)
             except Exception as error:
                 self._fail(ticket, error)
-
-    def _prefill(self, tickets: Sequence[Ticket]) -> Sequence[Inputs]:
-        """Read all prompts and encode all references of all jobs."""
-        asks = [
-            Ask(job_id=each.job.id, prompt=prompt, tenant=each.job.tenant)
-            for each in tickets
-            for prompt in each.course.prompts
-        ]
-        prefixes = self._contexts
-        num_queries, num_hits = prefixes.num_queries, prefixes.num_hits
-        prefilled = iter(prefixes.prefill(asks))
-        self._observer.prefilled(prefixes.num_queries - num_queries, prefixes.num_hits - num_hits)
-        images = [(each.job.tenant, image) for each in tickets for image in each.course.images]
-        encoded = iter(self._references.encode(images))
-        return [
-            Inputs(
-                prefilled=[next(prefilled) for _ in ticket.course.prompts],
-                references=[next(encoded) for _ in ticket.course.images],
-            )
-            for ticket in tickets
-        ]
-
-    def _denoise(self, tickets: Sequence[Ticket]) -> Sequence[list[Tensor] | None]:
-        """Return the velocities of each job's rows, or None for a job that left between two calls."""
-        wanted = [cast(DrawingCourse, ticket.course).rows() for ticket in tickets]
-        rows = [(place, row) for place, of_one in enumerate(wanted) for row in of_one]
-        load = sum((ticket.course.load for ticket in tickets), Load())
-        num_calls = math.ceil(self.costs.seconds("denoise", load) / self._config.max_call_seconds) or 1
-        at_once = math.ceil(len(rows) / num_calls)
-        velocities: list[list[Tensor]] = [[] for _ in tickets]
-        for start in range(0, len(rows), at_once):
-            going = [each for each in rows[start : start + at_once] if not tickets[each[0]].is_cancelled]
-            given = self._family.velocity([row for _, row in going]) if going else []
-            for (place, _), velocity in zip(going, given, strict=True):
-                velocities[place].append(velocity)
-        return [
-            given if len(given) == len(of_one) else None
-            for given, of_one in zip(velocities, wanted, strict=True)
-        ]
-
-    def _decode(self, tickets: Sequence[Ticket]) -> Sequence[list[Image]]:
-        """Turn all latents into pictures."""
-        latents = [cast(DrawingCourse, ticket.course).latents for ticket in tickets]
-        pictures = iter(to_pictures(self._family.decode([each for of_one in latents for each in of_one])))
-        return [[next(pictures) for _ in of_one] for of_one in latents]
-
-    def _answer(self, tickets: Sequence[Ticket]) -> Sequence[Tensor]:
-        """Return the logits of each answer's next token."""
-        return self._family.next_tokens(
-            [cast(AnswerCourse, ticket.course).row() for ticket in tickets]
-        ).unbind()
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         """Let a job end with an error, in words that its caller may know."""
@@ -578,7 +490,7 @@ class Engine:
         del self._tickets[ticket.job.id]
         self._scheduler.remove(ticket.job.id)
         if ticket.has_begun:
-            self._contexts.release(ticket.job.id)
+            self._calls.release(ticket.job.id)
         if isinstance(last, Finished):
             self._observer.finished(ticket.job, last.result, last.timings)
         elif last is None or last is not ticket.end:

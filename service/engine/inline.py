@@ -20,8 +20,8 @@ import torch
 from model.request import Progress
 from service.engine.calibration import calibration_rounds, cost_file, warm_up_jobs
 from service.engine.cost import CostModel
-from service.engine.engine import Emit, Engine, EngineConfig
-from service.engine.job import IDLE, Event, Failed, Finished, Job, LoadedModel, ModelCard, Status
+from service.engine.engine import Engine, EngineConfig
+from service.engine.job import IDLE, Emit, Event, Failed, Finished, Job, LoadedModel, ModelCard, Status
 from service.engine.memory import MemoryModel
 from service.engine.observer import Observer
 

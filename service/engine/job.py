@@ -1,6 +1,6 @@
 """What is asked of the engine, and what comes back: plain data that crosses processes, but for the family."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -100,6 +100,7 @@ class Failed:
 
 
 Event = Progress | Preview | Finished | Failed
+Emit = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,8 @@ from model.prompt import Task
 from model.request import Progress
 from service.engine.affinity import Errand, affinity_key, amount_of
 from service.engine.child import portable
-from service.engine.engine import Emit
 from service.engine.errors import DeadlineExceeded, EngineDraining, EngineNotReady, EngineRestarting
-from service.engine.job import IDLE, Event, Failed, Finished, Job, ModelCard, Status
+from service.engine.job import IDLE, Emit, Event, Failed, Finished, Job, ModelCard, Status
 from service.engine.observer import Observer
 from service.engine.process import Flight, restarting
 from service.engine.replica import Beat, Message, Taken

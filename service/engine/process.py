@@ -23,9 +23,9 @@ import zmq.asyncio
 from model.errors import ModelError
 from model.request import Progress
 from service.engine.child import BEAT_SECONDS
-from service.engine.engine import Emit, EngineConfig
+from service.engine.engine import EngineConfig
 from service.engine.errors import EngineDraining, EngineError, EngineNotReady, EngineRestarting
-from service.engine.job import IDLE, Event, Failed, Finished, Job, LoadedModel, ModelCard
+from service.engine.job import IDLE, Emit, Event, Failed, Finished, Job, LoadedModel, ModelCard
 from service.engine.observer import Observer
 from service.engine.peer import Peer, encode
 
