@@ -6,6 +6,7 @@ again when they are needed.
 Shapes: N samples, C latent channels, Y and X latent rows and columns.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ EDIT_WEIGHTS = {
     "recolour": 0.2, "replace": 0.2, "remove": 0.15, "add": 0.2, "move": 0.15, "background": 0.1,
 }  # fmt: skip
 ENCODED_AT_ONCE = 64
+COMPARED = 64
+"""Samples of a group by which those of another time are told from today's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +84,35 @@ def sample(group: Group, index: int) -> Sample:
     return Sample(caption.text, caption.scene)
 
 
+def mark_samples(folder: Path, group: Group) -> None:
+    """Write down of which samples a folder's files about a group are, or compare with what is written.
+
+    Raises:
+        ValueError: They are of others: captions, edits or the group's options have changed since.
+    """
+    path = folder / f"{group.name}-samples.txt"
+    told = [sample(group, index) for index in range(COMPARED)]
+    ours = hashlib.sha256(repr(told).encode()).hexdigest()
+    if path.exists() and path.read_text() != ours:
+        raise ValueError(
+            f"{folder} holds {group.name} of other samples; move it away and run stages latents and prefill"
+        )
+    path.write_text(ours)
+
+
 def _chosen(rng: Random, weights: dict[str, float]) -> str:
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
 class Shelf:
-    """The latents of one group's samples, float16 on disk, normalised to deviation 1; and what cells hold."""
+    """The latents of one group's samples, float16 on disk, normalised to deviation 1; and what cells hold.
+
+    Raises:
+        ValueError: They are of other samples than today's.
+    """
 
     def __init__(self, folder: Path, group: Group) -> None:
+        mark_samples(folder, group)
         self.group = group
         self._after = np.load(folder / f"{group.name}-after.npy", mmap_mode="r")
         self._before = np.load(folder / f"{group.name}-before.npy", mmap_mode="r") if group.is_edit else None
@@ -110,8 +134,13 @@ class Shelf:
 
 
 def fill_shelf(folder: Path, group: Group, vae: Any) -> None:
-    """Encode a group's pictures once; a shelf that is there already is left alone."""
+    """Encode a group's pictures once; a shelf that is there already is left alone.
+
+    Raises:
+        ValueError: What is there is of other samples.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    mark_samples(folder, group)
     _fill_cells(folder / f"{group.name}-cells.npy", group)
     for side in ("after", "before") if group.is_edit else ("after",):
         path = folder / f"{group.name}-{side}.npy"

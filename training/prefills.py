@@ -4,6 +4,7 @@ prefill/expert.txt                      which expert said it
         <group>-asked-{kv,places}.npy   keys and values of the prompts
         <group>-blank-{kv,places}.npy   of the same prompts without words, for guidance
         <group>-seen.npy                vision features of the pictures to make, for the reconstruction loss
+        <group>-samples.txt             of which samples all that is
 
 Shapes: N samples, U packed tokens, L tokens of a prompt, P bridged pairs, K key heads, D head dim,
 S learned tokens, W understanding width.
@@ -29,7 +30,7 @@ from model.hbridge.family import HBridge
 from model.prompt import Prompt
 from model.qwen_vl.context import KVContext
 from model.qwen_vl.patches import cut
-from training.drawings import Group, Sample, holds, sample, write_array
+from training.drawings import Group, Sample, holds, mark_samples, sample, write_array
 from training.world import render
 
 AT_ONCE = 64
@@ -95,13 +96,14 @@ def fill_prefills(folder: Path, group: Group, family: HBridge) -> None:
     """Ask the expert about a group's samples once; what is there already is left alone.
 
     Raises:
-        ValueError: What is there was said by another expert.
+        ValueError: What is there was said by another expert, or of other samples.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mark, ours = folder / "expert.txt", _fingerprint(family.expert)
     if mark.exists() and mark.read_text() != ours:
         raise ValueError(f"{folder} holds what another expert said; move it away and run stage prefill again")
     mark.write_text(ours)
+    mark_samples(folder, group)
     seen = folder / f"{group.name}-seen.npy"
     if holds(seen, group.count):
         return

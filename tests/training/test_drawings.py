@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from training import drawings
 from training.captions import CAPTIONS
 from training.cells import cell_labels
 from training.drawings import CAPTION_WEIGHTS, EDIT_WEIGHTS, Group, Shelf, encode, fill_shelf, sample
@@ -64,6 +66,23 @@ def test_a_shelf_that_is_there_is_left_alone_and_a_short_one_is_filled(
     assert path.read_bytes() == marked
     fill_shelf(tmp_path, Group(False, 64, 64, 3), vae)
     assert len(np.load(path)) == 3
+
+
+def test_a_shelf_of_other_samples_is_not_taken_for_todays(
+    tmp_path: Path, vae: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = Group(True, 64, 64, 2)
+    fill_shelf(tmp_path, group, vae)
+    with pytest.raises(ValueError, match="other samples"):
+        fill_shelf(tmp_path, replace(group, odd=1.0), vae)
+    with pytest.raises(ValueError, match="other samples"):
+        Shelf(tmp_path, replace(group, odd=1.0))
+    monkeypatch.setattr(drawings, "DESCRIBED", 0.0)
+    fill_shelf(tmp_path, group, vae)
+    fill_shelf(tmp_path, replace(group, is_edit=False, part="other"), vae)
+    monkeypatch.setattr(drawings, "DESCRIBED", 1.0)
+    with pytest.raises(ValueError, match="generate-64x64-other of other samples"):
+        fill_shelf(tmp_path, replace(group, is_edit=False, part="other"), vae)
 
 
 def test_only_edits_have_a_picture_before(shelves: list[Shelf]) -> None:
