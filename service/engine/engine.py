@@ -7,7 +7,6 @@ returned, no event of that job follows.
 """
 
 import logging
-import math
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -23,24 +22,22 @@ from model.drawing import Drawing
 from model.errors import ModelError
 from model.family import Family
 from model.request import Progress
+from service.engine.admission import Admission
 from service.engine.calls import Calls
-from service.engine.cost import CostModel, Load, Stage
+from service.engine.cost import CostModel, Stage
 from service.engine.course import AnswerCourse, Course, DrawingCourse
 from service.engine.errors import (
     DeadlineExceeded,
-    DeadlineUnreachable,
-    EngineBusy,
     EngineDraining,
     InsufficientMemory,
     JobFailed,
 )
 from service.engine.job import Emit, Event, Failed, Finished, Job, LoadedModel, Preview, Status
-from service.engine.memory import MemoryModel, Meter, free_bytes, held_and_needed
+from service.engine.memory import MemoryModel, Meter, free_bytes
 from service.engine.observer import Observer
 from service.engine.scheduler import (
     PRIORITIES,
     Flow,
-    Forecast,
     Scheduler,
     SchedulerConfig,
     Standing,
@@ -55,14 +52,10 @@ log = logging.getLogger(__name__)
 
 NUM_THREADS = torch.get_num_threads()
 """PyTorch's choice, read before any thread makes one of its own, which new threads would take over."""
-HELD_SHARE = 0.5
-"""Of the memory beside the weights, what jobs that have begun may hold between steps."""
 NUM_LEARNT = 64
 """Steps of a stage that all teach what it costs."""
 LEARNS_ONE_IN = 4
 """After that, which part of them."""
-SURE = 0.9
-"""Of an expected cost, what a deadline is held against: predictions of a step are off by some percent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,17 +103,24 @@ class Engine:
         self._observer = Observer()
         self._changed = threading.Condition()
         self._tickets: dict[str, Ticket] = {}
-        self._scheduler = Scheduler(config.scheduling, self.costs, fits=self._fits)
+        self._admission = Admission(
+            self._tickets,
+            costs=self.costs,
+            memory=self.memory,
+            scheduling=config.scheduling,
+            max_waiting=config.max_waiting,
+            max_running=config.max_running,
+            max_bytes=config.max_memory_bytes or free_bytes(model.card.device),
+        )
+        self._scheduler = Scheduler(config.scheduling, self.costs, fits=self._admission.fits)
         self._calls = Calls(
             cast(Family, self._tally),
             self.costs,
             max_cache_bytes=config.max_cache_bytes,
             max_call_seconds=config.max_call_seconds,
         )
-        self._max_bytes = config.max_memory_bytes or free_bytes(model.card.device)
         self._is_stopping = False
         self._step: tuple[Step, float] | None = None
-        self._packing = 1.0
         self._num_steps = 0
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -142,7 +142,7 @@ class Engine:
     @property
     def step_seconds(self) -> float:
         """How long the step on the device has taken so far; 0 between steps."""
-        return perf_counter() - self._step[1] if self._step else 0.0
+        return self._admission.step_seconds
 
     @property
     def status(self) -> Status:
@@ -151,7 +151,7 @@ class Engine:
         waiting = Counter(ticket.job.priority for ticket in tickets if not ticket.has_begun)
         return Status(
             waiting={priority: waiting[priority] for priority in PRIORITIES},
-            queued_device_seconds=self._packing * sum(ticket.needed_seconds for ticket in tickets),
+            queued_device_seconds=self._admission.queued_device_seconds,
             cache_bytes=self._calls.num_bytes,
         )
 
@@ -207,14 +207,14 @@ class Engine:
             arrived=now,
             deadline=None if job.deadline_seconds is None else now + job.deadline_seconds,
         )
-        needed = self._seconds(course.remaining)
-        held_bytes = self._check_memory(course)
+        needed = self._admission.seconds(course.remaining)
+        held_bytes = self._admission.check_memory(course)
         with self._changed:
             if self._is_stopping:
                 raise EngineDraining("the server is shutting down")
-            self._check_room(job)
-            self._check_deadline(job, standing, self._seconds(course.least))
-            expected = self._expected_seconds(standing, needed)
+            self._admission.check_room(job)
+            self._admission.check_deadline(job, standing, self._admission.seconds(course.least))
+            expected = self._admission.expected_seconds(standing, needed)
             self._tickets[job.id] = Ticket(
                 job=job,
                 emit=emit,
@@ -240,71 +240,6 @@ class Engine:
             ticket.is_cancelled = True
             if not ticket.has_begun:
                 self._let_go(ticket)
-
-    def _seconds(self, work: Sequence[tuple[Stage, Load, int]]) -> float:
-        return sum(self.costs.seconds(stage, load) * count for stage, load, count in work)
-
-    def _expected_seconds(self, standing: Standing, needed: float) -> float:
-        """Return when a job is expected to end, if nobody comes after it.
-
-        Of its own flow all that is due before it goes before it, and what has no deadline goes beside it, so
-        that the shorter of two is done first. Packing is taken to go on saving what it saves now.
-        """
-        remaining: dict[Flow, float] = {}
-        for other in self._tickets.values():
-            flow, seconds = other.standing.flow, other.needed_seconds
-            if other.standing is standing:
-                continue
-            if flow == standing.flow and not _is_due_before(other.standing, standing):
-                seconds = 0.0 if standing.deadline else min(seconds, needed)
-            remaining[flow] = remaining.get(flow, 0.0) + self._packing * seconds
-        busy = max(0.0, self._step[0].seconds - self.step_seconds) if self._step else 0.0
-        forecast = Forecast(config=self._config.scheduling, remaining=remaining, busy_seconds=busy)
-        return forecast.finish_seconds(standing.flow, needed)
-
-    def _check_memory(self, course: Course) -> int:
-        """Return what a job will hold between steps at most.
-
-        Raises:
-            InsufficientMemory: Even alone it does not fit.
-        """
-        peaks = {stage: self.memory.bytes(stage, load) for stage, load, _ in course.remaining}
-        held, needed = held_and_needed(peaks)
-        if needed > self._max_bytes:
-            raise InsufficientMemory(
-                f"this needs about {needed / 2**20:.0f} MiB beside the weights, there are "
-                f"{self._max_bytes / 2**20:.0f}; ask for smaller or fewer pictures, or a shorter prompt"
-            )
-        return held
-
-    def _fits(self, stage: Stage, load: Load) -> bool:
-        """Say whether a packed step fits beside what running jobs hold."""
-        held = sum(ticket.held_bytes for ticket in self._tickets.values() if ticket.has_begun)
-        return held + self.memory.bytes(stage, load) <= self._max_bytes
-
-    def _check_room(self, job: Job) -> None:
-        """Refuse a job that would have to wait where as many wait as may."""
-        eligible = self._eligible()
-        beside = sum(each.job.is_question == job.is_question for each in eligible)
-        if beside < self._config.max_running or len(self._tickets) - len(eligible) < self._config.max_waiting:
-            return
-        soonest = min(self._expected_seconds(each.standing, each.needed_seconds) for each in eligible)
-        wait = max(1, math.ceil(soonest))
-        raise EngineBusy(
-            f"{self.num_waiting} jobs are waiting, which is all that may; try again in about {wait} s",
-            retry_after_seconds=wait,
-        )
-
-    def _check_deadline(self, job: Job, standing: Standing, least: float) -> None:
-        if job.deadline_seconds is None:
-            return
-        expected = SURE * self._expected_seconds(standing, least)
-        if expected > job.deadline_seconds:
-            raise DeadlineUnreachable(
-                f"this is done in {expected * 1000:.0f} ms at the soonest, deadline_ms allows "
-                f"{job.deadline_seconds * 1000:.0f}; allow more, ask for less or come later",
-                retry_after_seconds=max(1, math.ceil(expected - job.deadline_seconds)),
-            )
 
     def _work(self) -> None:
         torch.set_num_threads(self._config.num_threads or NUM_THREADS)
@@ -332,49 +267,23 @@ class Engine:
         """Return what every job that may run could do now."""
         return [
             Want(job_id=ticket.job.id, stage=ticket.course.stage, load=ticket.course.load)
-            for ticket in self._eligible()
+            for ticket in self._admission.eligible()
             if ticket.course.stage
         ]
-
-    def _eligible(self) -> list[Ticket]:
-        """Return all that have begun, and of the waiting as many as may begin, each flow its part.
-
-        Drawings and answers have places of their own, so that a question is read while pictures wait.
-        """
-        eligible = [ticket for ticket in self._tickets.values() if ticket.has_begun]
-        if len(eligible) == len(self._tickets):
-            return eligible
-        waiting = [ticket for ticket in self._tickets.values() if not ticket.has_begun]
-        running = Counter(ticket.job.is_question for ticket in eligible)
-        counts = Counter(ticket.standing.flow for ticket in eligible)
-        weight = self._config.scheduling.weight
-        held = sum(ticket.held_bytes for ticket in eligible)
-        while waiting := [
-            each for each in waiting if running[each.job.is_question] < self._config.max_running
-        ]:
-            first = min(waiting, key=lambda each: counts[each.standing.flow] / weight(each.standing.flow))
-            held += first.held_bytes
-            if eligible and held > HELD_SHARE * self._max_bytes:
-                break
-            counts[first.standing.flow] += 1
-            running[first.job.is_question] += 1
-            waiting.remove(first)
-            eligible.append(first)
-        return eligible
 
     def _enter_stage(self, ticket: Ticket) -> None:
         """Let a job go on, in the same stage or another, and tell where it stands."""
         progress = ticket.course.progress
         ticket.watch.enter(progress.stage)
-        expected = self._expected_seconds(ticket.standing, ticket.needed_seconds)
+        expected = self._admission.expected_seconds(ticket.standing, ticket.needed_seconds)
         ticket.emit(replace(progress, eta_seconds=expected))
 
     def _run(self, step: Step, tickets: list[Ticket]) -> None:
         """Run one step and tell what came of it."""
         begun = perf_counter()
-        self._step = step, begun
+        self._admission.under_way = step, begun
         if step.stage == "denoise" and step.seconds:
-            self._packing = step.seconds / sum(
+            self._admission.packing = step.seconds / sum(
                 self.costs.seconds(step.stage, each.course.load) for each in tickets
             )
         with Meter() if self.is_metering else nullcontext() as meter:
@@ -389,7 +298,7 @@ class Engine:
             if ticket.end is None and ticket.course.stage is None:
                 ticket.watch.enter("done")
                 ticket.end = Finished(result=ticket.course.finish(), timings=ticket.watch.timings)
-            ticket.needed_seconds = 0.0 if ticket.end else self._seconds(ticket.course.remaining)
+            ticket.needed_seconds = 0.0 if ticket.end else self._admission.seconds(ticket.course.remaining)
         with self._changed:
             if not any(isinstance(ticket.end, Failed) or ticket.is_cancelled for ticket in tickets):
                 if meter:
@@ -404,7 +313,7 @@ class Engine:
             for ticket, preview in previews:
                 if not ticket.is_cancelled:
                     ticket.emit(preview)
-            self._step = None
+            self._admission.under_way = None
             for ticket in tickets:
                 if ticket.end is None and not ticket.is_cancelled:
                     self._enter_stage(ticket)
@@ -507,8 +416,3 @@ class Engine:
             "job cancelled",
             extra={"job": ticket.job.id, "task": ticket.job.task, "stage": stage, "wasted_seconds": wasted},
         )
-
-
-def _is_due_before(one: Standing, other: Standing) -> bool:
-    """Say whether one has the earlier deadline."""
-    return one.deadline is not None and (other.deadline is None or one.deadline <= other.deadline)
