@@ -23,6 +23,7 @@ from training.recipe import Recipe
 from training.record import invoked, write_record
 from training.runs import Runs, recipe_folder
 from training.team import leave
+from training.walks import right_from
 
 screen = Console(stderr=True)
 
@@ -73,7 +74,11 @@ def examine(
         list[str] | None, typer.Option(help=f"{', '.join(SUITES)}; all when left out, several when repeated.")
     ] = None,
     with_probe: Annotated[
-        bool, typer.Option("--probe", help="Also measure how the prompt reaches the pictures, pair by pair.")
+        bool,
+        typer.Option(
+            "--probe",
+            help="Also measure how the prompt reaches the pictures, and where on their way they are lost.",
+        ),
     ] = False,
     quantization: Annotated[str, typer.Option(help=f"{', '.join(SCHEMES)}.")] = "none",
     output: Annotated[
@@ -105,6 +110,7 @@ def examine(
             )
             if with_probe and isinstance(subject, Checkpoint) and isinstance(subject.family, HBridge):
                 about["probe"] = probe(subject.family)
+                about["walks"] = right_from(subject.family)
     content = {**about, "held_out": not seen, "per_kind": per_kind, "scores": scores}
     write_record(path, invoked(), content)
     screen.print(_table(scores), f"written to {path}", sep="\n")

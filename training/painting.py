@@ -20,14 +20,15 @@ def paint(family: Family, drawings: Sequence[Drawing]) -> list[Image]:
     """Make the first picture of each drawing."""
     pictures: list[Image] = []
     for start in range(0, len(drawings), AT_ONCE):
-        pictures += _paint(family, drawings[start : start + AT_ONCE])
+        pictures += finish(family, begin(family, drawings[start : start + AT_ONCE]))
     return pictures
 
 
-def _paint(family: Family, drawings: Sequence[Drawing]) -> list[Image]:
+def begin(family: Family, drawings: Sequence[Drawing]) -> list[Easel]:
+    """Read all prompts and encode all references, packed."""
     plans = [plan_drawing(family, drawing) for drawing in drawings]
     contexts = iter(family.prefill([prompt for plan in plans for prompt in plan.prompts.values()]))
-    easels = [
+    return [
         Easel(
             family,
             drawing,
@@ -37,6 +38,10 @@ def _paint(family: Family, drawings: Sequence[Drawing]) -> list[Image]:
         )
         for drawing, plan in zip(drawings, plans, strict=True)
     ]
+
+
+def finish(family: Family, easels: Sequence[Easel]) -> list[Image]:
+    """Take all steps, packed, and decode the first picture of each."""
     while going := [easel for easel in easels if not easel.is_done]:
         rows = [easel.rows() for easel in going]
         velocities = iter(family.velocity([row for needed in rows for row in needed]))
