@@ -11,13 +11,13 @@ from typing import TypeVar
 
 from training.world import BETWEEN, PALETTE, SHAPES, Kind, Thing
 
-Whatever = TypeVar("Whatever", Kind, Thing)
+ThingOrKind = TypeVar("ThingOrKind", Kind, Thing)
 
 ODDITY = 70.0
 """Least distance in RGB, 0 to 255 each, of a colour without a name to those with one."""
 
 
-def oddly(rng: Random, thing: Whatever) -> Whatever:
+def oddly(rng: Random, thing: ThingOrKind) -> ThingOrKind:
     """Return the same in a colour or an outline without a name; one time in five, the same."""
     choice = rng.random()
     if choice < 0.4:
