@@ -84,7 +84,7 @@ def reference(rng: Random, thing: Thing, scene: Scene) -> str | None:
     for names in subsets:
         if not all(map(thing.names, names)):
             continue
-        want = Want(**{name: getattr(thing, name) for name in names})
+        want = Want.like(thing, *names)
         if sum(want.holds(other, scene.width, scene.height) for other in scene.things) == 1:
             return "the " + noun(rng, want)
     return None

@@ -67,15 +67,11 @@ def _pointing(rng: Random, scene: Scene, *, without: str) -> tuple[Thing, str] |
     things = list(scene.things)
     rng.shuffle(things)
     for thing in things:
-        attributes = {
-            name: getattr(thing, name)
-            for name in ("shape", "colour", "size")
-            if name != without and thing.names(name)
-        }
+        attributes = [name for name in NAMES if name != without and thing.names(name)]
         subsets = [tuple(attributes), *((name,) for name in attributes)]
         rng.shuffle(subsets)
         for names in subsets:
-            want = Want(**{name: attributes[name] for name in names})
+            want = Want.like(thing, *names)
             if sum(want.holds(t, scene.width, scene.height) for t in scene.things) == 1:
                 return thing, noun(rng, want)
     return None

@@ -56,6 +56,11 @@ class Admission:
         self.under_way: tuple[Step, float] | None = None
 
     @property
+    def num_waiting(self) -> int:
+        """Jobs that have not begun."""
+        return sum(not ticket.has_begun for ticket in list(self._tickets.values()))
+
+    @property
     def step_seconds(self) -> float:
         """How long the step on the device has taken so far; 0 between steps."""
         under_way = self.under_way
@@ -69,7 +74,7 @@ class Admission:
     @property
     def _busy_seconds(self) -> float:
         under_way = self.under_way
-        return max(0.0, under_way[0].seconds - (perf_counter() - under_way[1])) if under_way else 0.0
+        return max(0.0, under_way[0].seconds - self.step_seconds) if under_way else 0.0
 
     def seconds(self, work: Sequence[tuple[Stage, Load, int]]) -> float:
         """Return the device-seconds that pieces of work take, one after another and each alone."""
@@ -122,11 +127,10 @@ class Admission:
         beside = sum(each.job.is_question == job.is_question for each in eligible)
         if beside < self._max_running or len(self._tickets) - len(eligible) < self._max_waiting:
             return
-        num_waiting = sum(not ticket.has_begun for ticket in self._tickets.values())
         soonest = min(self.expected_seconds(each.standing, each.needed_seconds) for each in eligible)
         wait = max(1, math.ceil(soonest))
         raise EngineBusy(
-            f"{num_waiting} jobs are waiting, which is all that may; try again in about {wait} s",
+            f"{self.num_waiting} jobs are waiting, which is all that may; try again in about {wait} s",
             retry_after_seconds=wait,
         )
 

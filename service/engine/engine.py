@@ -127,7 +127,7 @@ class Engine:
     @property
     def num_waiting(self) -> int:
         """Jobs that have not begun."""
-        return sum(not ticket.has_begun for ticket in list(self._tickets.values()))
+        return self._admission.num_waiting
 
     @property
     def num_running(self) -> int:
